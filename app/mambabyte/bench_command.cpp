@@ -1,0 +1,149 @@
+// mambabyte bench: rates beside the floor that memory sets, measured in the same run.
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "app/mambabyte/command.h"
+#include "engine/benchmark/benchmark.h"
+#include "engine/error.h"
+#include "engine/export/run_export.h"
+
+namespace mb::cli {
+
+namespace {
+
+constexpr const char* kPrompt =
+    "It was a dark and stormy night; the rain fell in torrents, and the wind swept up the "
+    "streets. ";
+
+struct Arguments {
+  std::string what = "all";
+  std::string model;
+  std::string shape;
+  std::string draft;
+  std::size_t bytes = 400;
+  GenerationSettings settings;
+  std::string speculate = "exact";
+  BenchmarkOptions options;
+  std::string json;
+  DeviceArguments device;
+
+  bool wants(const std::string& name) const { return what == "all" || what == name; }
+};
+
+nlohmann::json describe(const Samples& samples) {
+  return {{"median", samples.median()},
+          {"min", samples.least()},
+          {"max", samples.most()},
+          {"samples", samples.values}};
+}
+
+nlohmann::json print(const BenchmarkResult& result) {
+  const double ratio = result.floor > 0 ? result.rate.median() / result.floor : 0;
+  std::printf("%-10s %10.1f %s  (min %.1f, max %.1f, %zu runs)  floor %.1f, ratio %.2f\n",
+              result.name.c_str(), result.rate.median(), result.unit.c_str(), result.rate.least(),
+              result.rate.most(), result.rate.values.size(), result.floor, ratio);
+  std::fflush(stdout);
+  nlohmann::json json = describe(result.rate);
+  json["unit"] = result.unit;
+  json["bytes_per_second"] = result.rate.median();
+  json["floor_bytes_per_second"] = result.floor;
+  json["ratio_to_floor"] = ratio;
+  return json;
+}
+
+nlohmann::json runSpeculation(const Arguments& arguments, const ModelLoader& loader,
+                              std::shared_ptr<const Model> verifier) {
+  const auto draft = loader.open(modelFolder(arguments.draft, "books-draft"));
+  const auto drafter = std::make_shared<SubwordDrafter>(
+      draft, std::make_shared<const Tokenizer>(draft->info().tokenizer));
+  GenerationSettings settings = arguments.settings;
+  settings.speculation = arguments.speculate == "topb" ? Speculation::TopBeta : Speculation::Exact;
+  const SpeculationBenchmark result = benchmarkSpeculation(
+      std::move(verifier), drafter, toBytes(kPrompt), arguments.bytes, settings, arguments.options);
+  std::printf(
+      "%-10s %10.1f bytes/s  (min %.1f, max %.1f, %zu runs)  plain %.1f, ratio %.2f; "
+      "accepted %.1f %%, %.2f bytes a round\n",
+      "speculate", result.speculative.median(), result.speculative.least(),
+      result.speculative.most(), result.speculative.values.size(), result.plain.median(),
+      result.ratio.median(), 100 * result.totals.acceptance(), result.totals.bytesPerRound());
+  nlohmann::json json = describe(result.speculative);
+  json["bytes_per_second"] = result.speculative.median();
+  json["plain_bytes_per_second"] = result.plain.median();
+  json["ratio_to_plain"] = result.ratio.median();
+  json["totals"] = describeTotals(result.totals, arguments.bytes, result.totals.times.total);
+  json["settings"] = describeSettings(settings);
+  return json;
+}
+
+int bench(const Arguments& arguments) {
+  const ModelLoader loader(arguments.device.options());
+  const std::stop_token stop = interruption();
+  const auto model = arguments.shape.empty()
+                         ? loader.open(modelFolder(arguments.model, "books"), stop)
+                         : loader.openShape(arguments.shape, stop);
+  const double bandwidth = measureMemoryBandwidth(*loader.pool());
+  std::printf("%s on %s, weights %s, %.1f MB a step; memory read %.1f GB/s\n",
+              model->info().name.c_str(), model->info().device.c_str(),
+              nameOf(model->info().precision).c_str(),
+              static_cast<double>(model->info().weightBytes) * 1e-6, bandwidth * 1e-9);
+  nlohmann::json json = {
+      {"manifest", {{"version", programVersion()}, {"model", describeModel(*model)}}},
+      {"memory_read_bytes_per_second", bandwidth}};
+  if (arguments.wants("decode"))
+    json["decode"] = print(benchmarkDecode(*model, bandwidth, arguments.options));
+  if (arguments.wants("prefill"))
+    json["prefill"] = print(benchmarkPrefill(*model, bandwidth, arguments.options));
+  if (arguments.wants("verify"))
+    json["verify"] = print(benchmarkVerify(*model, bandwidth, arguments.options));
+  const bool canSpeculate = model->config().isByteLevel() && arguments.shape.empty();
+  if (arguments.what == "speculate" && !canSpeculate)
+    throw RequestError("speculation is measured on real byte models; give --model, not --shape");
+  if (arguments.wants("speculate") && canSpeculate)
+    json["speculate"] = runSpeculation(arguments, loader, model);
+  writeJson(arguments.json, json);
+  return 0;
+}
+
+}  // namespace
+
+Run addBench(CLI::App& app) {
+  const auto arguments = std::make_shared<Arguments>();
+  CLI::App& command = *app.add_subcommand("bench", "Measure decode, prefill, verify, speculate");
+  command.add_option("what", arguments->what, "decode, prefill, verify, speculate or all")
+      ->check(CLI::IsMember({"decode", "prefill", "verify", "speculate", "all"}))
+      ->capture_default_str();
+  auto* model = command.add_option("--model", arguments->model, "Model folder; default bundled");
+  command.add_option("--shape", arguments->shape, "Random weights of a published shape")
+      ->check(CLI::IsMember({"4M", "14M", "130M", "353M", "972M", "1.6B"}))
+      ->excludes(model);
+  command.add_option("--draft", arguments->draft, "Drafter folder for speculate");
+  command.add_option("--speculate", arguments->speculate, "exact or topb")
+      ->check(CLI::IsMember({"exact", "topb"}))
+      ->capture_default_str();
+  command.add_option("--draft-tokens", arguments->settings.draftTokens, "m")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
+  command.add_option("--draft-confidence", arguments->settings.leastConfidence, "See generate")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+  command.add_option("--temperature", arguments->settings.sampler.temperature, "See generate")
+      ->check(CLI::Range(0.0, 100.0))
+      ->capture_default_str();
+  command.add_option("--bytes", arguments->bytes, "Bytes to write for speculate")
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
+  command.add_option("--prompt-length", arguments->options.prefillLength, "Bytes of prefill")
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
+  command.add_option("--verify-length", arguments->options.verifyLength, "Bytes of verify")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
+  command.add_option("--repeat", arguments->options.repeats, "Samples, at least 5")
+      ->check(CLI::Range(5, 1000))
+      ->capture_default_str();
+  command.add_option("--json", arguments->json, "File for all figures");
+  arguments->device.addTo(command);
+  return [arguments] { return bench(*arguments); };
+}
+
+}  // namespace mb::cli

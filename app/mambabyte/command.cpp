@@ -1,0 +1,85 @@
+#include "app/mambabyte/command.h"
+
+#include <atomic>
+#include <csignal>
+#include <cstdio>
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <thread>
+#include <unistd.h>
+
+#include "engine/export/run_export.h"
+#include "engine/file_io.h"
+#include "engine/resources.h"
+
+namespace mb::cli {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+constexpr auto kProgressInterval = std::chrono::milliseconds(200);
+
+}  // namespace
+
+void DeviceArguments::addTo(CLI::App& command) {
+  command.add_option("--device", device, "Processor: auto, cpu or cuda")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+      ->capture_default_str();
+  command.add_option("--dtype", dtype, "Weights in memory: bf16, or f32 for reference work")
+      ->check(CLI::IsMember({"bf16", "f32"}))
+      ->capture_default_str();
+  command.add_option("--threads", threads, "CPU threads; 0 takes every processor")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  command.add_option("--simd", simd, "CPU instruction set (info lists them); default the fastest");
+}
+
+DeviceOptions DeviceArguments::options() const {
+  DeviceOptions options;
+  options.kind = device == "auto" ? chooseDevice().kind
+                                  : (device == "cuda" ? DeviceKind::Cuda : DeviceKind::Cpu);
+  options.precision = dtype == "f32" ? WeightPrecision::Float32 : WeightPrecision::BFloat16;
+  options.simd = simd;
+  options.threads = threads;
+  return options;
+}
+
+std::filesystem::path modelFolder(const std::string& given, const std::string& bundled) {
+  return given.empty() ? findResource("models/" + bundled) : std::filesystem::path(given);
+}
+
+std::stop_token interruption() {
+  // A signal handler may only set a flag; a thread that sleeps in between passes it on.
+  static std::atomic<bool> interrupted{false};
+  static std::stop_source source;
+  static std::jthread watcher([](std::stop_token end) {
+    while (!end.stop_requested()) {
+      if (interrupted) source.request_stop();
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+  });
+  std::signal(SIGINT, [](int) {
+    interrupted = true;
+    std::signal(SIGINT, SIG_DFL);  // a second Ctrl+C ends the program at once
+  });
+  return source.get_token();
+}
+
+Progress::Progress(std::string name) : m_name(std::move(name)), m_visible(isatty(STDERR_FILENO)) {}
+
+Progress::~Progress() {
+  if (m_visible && m_shown != Clock::time_point()) std::fprintf(stderr, "\r\033[K");
+}
+
+void Progress::show(std::uint64_t done, std::uint64_t total) {
+  if (!m_visible || Clock::now() - m_shown < kProgressInterval) return;
+  m_shown = Clock::now();
+  std::fprintf(stderr, "\r\033[K%s: %llu of %llu bytes", m_name.c_str(),
+               static_cast<unsigned long long>(done), static_cast<unsigned long long>(total));
+}
+
+void writeJson(const std::string& file, const nlohmann::json& json) {
+  if (!file.empty()) writeFileAtomically(file, toJsonText(json) + "\n");
+}
+
+}  // namespace mb::cli

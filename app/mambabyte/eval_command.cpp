@@ -1,0 +1,90 @@
+// mambabyte eval: bits per byte and word perplexity of a file.
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "app/mambabyte/command.h"
+#include "engine/checkpoint/mapped_file.h"
+#include "engine/error.h"
+#include "engine/evaluation/evaluation.h"
+#include "engine/export/run_export.h"
+
+namespace mb::cli {
+
+namespace {
+
+struct Arguments {
+  std::string model;
+  std::string file;
+  std::uint64_t offset = 0;
+  std::uint64_t bytes = 0;
+  std::string json;
+  DeviceArguments device;
+};
+
+ByteView rangeOf(const MappedFile& file, const Arguments& arguments) {
+  const std::uint64_t size = file.bytes().size();
+  const std::uint64_t end = arguments.offset + (arguments.bytes ? arguments.bytes : size);
+  if (arguments.offset >= size || (arguments.bytes && end > size)) {
+    throw FormatError(arguments.file, "range", "bytes within the file's " + std::to_string(size),
+                      "offset " + std::to_string(arguments.offset) + ", " +
+                          std::to_string(arguments.bytes) + " bytes");
+  }
+  const auto* data = reinterpret_cast<const Byte*>(file.bytes().data());
+  return ByteView(data + arguments.offset, std::min(end, size) - arguments.offset);
+}
+
+int evaluateFile(const Arguments& arguments) {
+  const std::stop_token stop = interruption();
+  const MappedFile file(arguments.file);
+  const ByteView text = rangeOf(file, arguments);
+  const ModelLoader loader(arguments.device.options());
+  const auto model = loader.open(modelFolder(arguments.model, "books"), stop);
+  std::unique_ptr<const Tokenizer> tokenizer;
+  if (!model->config().isByteLevel() && !model->info().tokenizer.empty())
+    tokenizer = std::make_unique<const Tokenizer>(model->info().tokenizer);
+  Evaluation result;
+  {
+    Progress progress("scored");
+    result = evaluate(
+        *model, tokenizer.get(), text,
+        [&](std::uint64_t done, std::uint64_t total) { progress.show(done, total); }, stop);
+  }
+  std::printf(
+      "bits_per_byte %.5f\nstandard_error %.5f\nword_perplexity %.3f\nbytes %llu\n"
+      "bytes_per_second %.1f\n",
+      result.bitsPerByte, result.standardError, result.wordPerplexity,
+      static_cast<unsigned long long>(result.bytes), result.bytesPerSecond());
+  writeJson(arguments.json, {{"bits_per_byte", result.bitsPerByte},
+                             {"standard_error", result.standardError},
+                             {"word_perplexity", result.wordPerplexity},
+                             {"bytes", result.bytes},
+                             {"words", result.words},
+                             {"seconds", result.seconds},
+                             {"bytes_per_second", result.bytesPerSecond()},
+                             {"manifest",
+                              {{"version", programVersion()},
+                               {"model", describeModel(*model)},
+                               {"file", arguments.file},
+                               {"offset", arguments.offset},
+                               {"range_bytes", text.size()}}}});
+  return 0;
+}
+
+}  // namespace
+
+Run addEval(CLI::App& app) {
+  const auto arguments = std::make_shared<Arguments>();
+  CLI::App& command = *app.add_subcommand(
+      "eval", "Bits per byte of a file, the state carried through; its first byte is not scored");
+  command.add_option("--model", arguments->model, "Model folder; default the bundled model");
+  command.add_option("--file", arguments->file, "File to score")->required();
+  command.add_option("--offset", arguments->offset, "First byte of the range")
+      ->capture_default_str();
+  command.add_option("--bytes", arguments->bytes, "Length of the range; default to the end")
+      ->check(CLI::PositiveNumber);
+  command.add_option("--json", arguments->json, "File for the result and its manifest");
+  arguments->device.addTo(command);
+  return [arguments] { return evaluateFile(*arguments); };
+}
+
+}  // namespace mb::cli

@@ -1,0 +1,175 @@
+#include "engine/benchmark/benchmark.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <numeric>
+
+#include "engine/model/mix.h"
+#include "engine/session/session.h"
+
+namespace mb {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double secondsSince(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+/// Repeats `work`, which processes `tokens` tokens, for the sample time; one sample a repeat.
+Samples sample(const BenchmarkOptions& options, std::size_t tokens,
+               const std::function<void()>& work) {
+  work();
+  Samples samples;
+  for (std::size_t i = 0; i < options.repeats; ++i) {
+    std::size_t count = 0;
+    const auto start = Clock::now();
+    do {
+      work();
+      ++count;
+    } while (secondsSince(start) < options.secondsPerSample);
+    samples.values.push_back(static_cast<double>(count * tokens) / secondsSince(start));
+  }
+  return samples;
+}
+
+std::vector<Token> randomTokens(const Model& model, std::size_t count) {
+  std::vector<Token> tokens(count);
+  for (std::size_t i = 0; i < count; ++i)
+    tokens[i] = static_cast<Token>(mix(7, i) % model.config().vocabSize);
+  return tokens;
+}
+
+BenchmarkResult resultOf(const char* name, const Model& model, Samples rate, double bandwidth,
+                         std::size_t tokensPerPass) {
+  BenchmarkResult result;
+  result.name = name;
+  if (!model.config().isByteLevel()) result.unit = "tokens/s";
+  result.rate = std::move(rate);
+  result.floor = bandwidth / static_cast<double>(model.info().weightBytes) *
+                 static_cast<double>(tokensPerPass);
+  return result;
+}
+
+class IgnoreBytes : public SessionListener {
+ public:
+  void bytesScored(std::size_t, std::span<const ByteRecord>) override {}
+};
+
+class CountRounds : public IgnoreBytes {
+ public:
+  void roundFinished(const RoundRecord& round) override { totals.add(round); }
+  SpeculationTotals totals;
+};
+
+double generationRate(Session& session, std::size_t promptSize, std::size_t bytes,
+                      const GenerationSettings& settings, SessionListener& listener) {
+  session.replace(promptSize, session.text().size(), {});
+  session.score(listener, {});
+  const auto start = Clock::now();
+  session.generate(bytes, settings, listener, {});
+  return static_cast<double>(bytes) / secondsSince(start);
+}
+
+}  // namespace
+
+double Samples::median() const {
+  if (values.empty()) return 0;
+  std::vector<double> sorted = values;
+  std::ranges::sort(sorted);
+  return sorted[sorted.size() / 2];
+}
+double Samples::least() const {
+  return values.empty() ? 0 : *std::ranges::min_element(values);
+}
+double Samples::most() const {
+  return values.empty() ? 0 : *std::ranges::max_element(values);
+}
+
+double measureMemoryBandwidth(cpu::ThreadPool& pool) {
+  constexpr std::size_t kBytes = 512u << 20;
+  constexpr int kPasses = 5;
+  AlignedArray<std::uint64_t> buffer(kBytes / sizeof(std::uint64_t));
+  std::atomic<std::uint64_t> sink{0};
+  double best = 0;
+  for (int pass = 0; pass < kPasses; ++pass) {
+    const auto start = Clock::now();
+    pool.run([&](std::size_t member) {
+      const cpu::Range part = cpu::share(buffer.size(), member, pool.size());
+      const std::uint64_t* values = buffer.data();
+      std::uint64_t sums[8] = {};
+      for (std::size_t i = part.begin; i + 8 <= part.end; i += 8)
+        for (std::size_t lane = 0; lane < 8; ++lane) sums[lane] += values[i + lane];
+      sink += std::accumulate(std::begin(sums), std::end(sums), std::uint64_t{0});
+    });
+    best = std::max(best, static_cast<double>(kBytes) / secondsSince(start));
+  }
+  return best;
+}
+
+BenchmarkResult benchmarkDecode(const Model& model, double bandwidth,
+                                const BenchmarkOptions& options) {
+  const auto runner = model.newRunner();
+  State state = model.newState();
+  State next = state;
+  const std::vector<Token> tokens = randomTokens(model, 64);
+  std::size_t at = 0;
+  const Samples rate = sample(options, 1, [&] {
+    runner->advance(state, next, {&tokens[at++ % tokens.size()], 1}, {LogitsWanted::Last, {}, {}});
+    std::swap(state, next);
+  });
+  return resultOf("decode", model, rate, bandwidth, 1);
+}
+
+BenchmarkResult benchmarkPrefill(const Model& model, double bandwidth,
+                                 const BenchmarkOptions& options) {
+  const auto runner = model.newRunner();
+  const std::vector<Token> tokens = randomTokens(model, options.prefillLength);
+  const Samples rate = sample(options, tokens.size(), [&] {
+    State state = model.newState();
+    for (std::size_t first = 0; first < tokens.size(); first += runner->maxChunk()) {
+      const std::size_t size = std::min(runner->maxChunk(), tokens.size() - first);
+      const bool last = first + size == tokens.size();
+      runner->advance(state, state, TokenView(tokens).subspan(first, size),
+                      {last ? LogitsWanted::Last : LogitsWanted::None, {}, {}});
+    }
+  });
+  return resultOf("prefill", model, rate, bandwidth, runner->maxChunk());
+}
+
+BenchmarkResult benchmarkVerify(const Model& model, double bandwidth,
+                                const BenchmarkOptions& options) {
+  const auto runner = model.newRunner();
+  const State state = model.newState();
+  State next = state;
+  const std::vector<Token> tokens = randomTokens(model, options.verifyLength);
+  const Samples rate =
+      sample(options, tokens.size(), [&] { runner->advance(state, next, tokens, {}); });
+  return resultOf("verify", model, rate, bandwidth, tokens.size());
+}
+
+SpeculationBenchmark benchmarkSpeculation(std::shared_ptr<const Model> verifier,
+                                          std::shared_ptr<SubwordDrafter> drafter, ByteView prompt,
+                                          std::size_t bytes, const GenerationSettings& settings,
+                                          const BenchmarkOptions& options) {
+  GenerationSettings plain = settings;
+  plain.speculation = Speculation::Off;
+  Session session(std::move(verifier), std::move(drafter));
+  session.replace(0, 0, prompt);
+  IgnoreBytes ignore;
+  SpeculationBenchmark result;
+  generationRate(session, prompt.size(), bytes, settings, ignore);  // warm up
+  for (std::size_t i = 0; i < options.repeats; ++i) {
+    CountRounds rounds;
+    result.plain.values.push_back(generationRate(session, prompt.size(), bytes, plain, ignore));
+    result.speculative.values.push_back(
+        generationRate(session, prompt.size(), bytes, settings, rounds));
+    result.ratio.values.push_back(result.speculative.values.back() / result.plain.values.back());
+    result.totals = rounds.totals;
+  }
+  return result;
+}
+
+}  // namespace mb

@@ -1,0 +1,63 @@
+// Timing of a model's operations beside the floor that memory sets.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "engine/decoding/generator.h"
+#include "engine/decoding/subword_drafter.h"
+#include "engine/model/model.h"
+#include "kernels/cpu/thread_pool.h"
+
+namespace mb {
+
+/// Rates of repeated runs, in bytes (tokens for a subword model) a second.
+struct Samples {
+  std::vector<double> values;
+  double median() const;
+  double least() const;
+  double most() const;
+};
+
+struct BenchmarkResult {
+  std::string name;
+  std::string unit = "bytes/s";
+  Samples rate;
+  /// What reading the weights once per pass allows at the memory bandwidth measured in the same
+  /// run; 0 where there is none. Weights that stay in the processor's cache can beat it.
+  double floor = 0;
+};
+
+struct BenchmarkOptions {
+  std::size_t repeats = 5;
+  double secondsPerSample = 0.4;
+  std::size_t prefillLength = 512;
+  std::size_t verifyLength = 16;
+};
+
+/// Bytes a second that all threads of the pool read from memory: the best of several passes over a
+/// buffer much larger than any cache.
+double measureMemoryBandwidth(cpu::ThreadPool& pool);
+
+/// One token at a time from a warm state.
+BenchmarkResult benchmarkDecode(const Model& model, double bandwidth, const BenchmarkOptions&);
+/// A prompt of prefillLength tokens in the runner's largest chunks; logits after the last only.
+BenchmarkResult benchmarkPrefill(const Model& model, double bandwidth, const BenchmarkOptions&);
+/// verifyLength tokens in one pass from a saved state, logits after each.
+BenchmarkResult benchmarkVerify(const Model& model, double bandwidth, const BenchmarkOptions&);
+
+struct SpeculationBenchmark {
+  Samples plain;  ///< plain decoding of the same bytes, alternating with the speculative runs
+  Samples speculative;
+  Samples ratio;  ///< pair by pair
+  SpeculationTotals totals;
+};
+/// Writes `bytes` bytes after `prompt` plainly and speculatively, in turn.
+SpeculationBenchmark benchmarkSpeculation(std::shared_ptr<const Model> verifier,
+                                          std::shared_ptr<SubwordDrafter> drafter, ByteView prompt,
+                                          std::size_t bytes, const GenerationSettings& settings,
+                                          const BenchmarkOptions& options);
+
+}  // namespace mb

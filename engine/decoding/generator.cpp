@@ -1,0 +1,197 @@
+#include "engine/decoding/generator.h"
+
+#include <algorithm>
+#include <chrono>
+#include <vector>
+
+#include "engine/error.h"
+
+namespace mb {
+
+namespace {
+
+/// Adds the time from construction to destruction to a sum of seconds.
+class Stopwatch {
+ public:
+  explicit Stopwatch(double& sum) : m_sum(sum), m_start(Clock::now()) {}
+  ~Stopwatch() { m_sum += std::chrono::duration<double>(Clock::now() - m_start).count(); }
+  Stopwatch(const Stopwatch&) = delete;
+  Stopwatch& operator=(const Stopwatch&) = delete;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  double& m_sum;
+  Clock::time_point m_start;
+};
+
+/// Where the paper hands the pen back to the drafter.
+bool isBoundary(Byte byte) {
+  return byte == ' ' || byte == '\n';
+}
+
+/// Fills the counts of a round whose first `accepted` drafted bytes stand.
+void count(RoundRecord& round, std::size_t accepted) {
+  round.accepted = static_cast<std::uint32_t>(accepted);
+  round.rejected = accepted < round.draft.size() ? 1 : 0;
+  round.ignored = round.drafted() - round.tested();
+  for (const DraftToken& token : round.tokens) {
+    if (token.begin < round.tested()) ++round.testedTokens;
+    if (token.end <= round.accepted) ++round.acceptedTokens;
+  }
+}
+
+std::vector<Token> toTokens(ByteView bytes) {
+  return {bytes.begin(), bytes.end()};
+}
+
+}  // namespace
+
+std::string_view nameOf(Speculation speculation) {
+  static constexpr std::string_view kNames[] = {"off", "exact", "topb"};
+  return kNames[static_cast<std::size_t>(speculation)];
+}
+
+Generator::Generator(Cursor& cursor, Drafter* drafter, const GenerationSettings& settings,
+                     Bytes& text, std::int32_t firstRound)
+    : m_cursor(cursor),
+      m_drafter(drafter),
+      m_settings(settings),
+      m_sampler(settings.sampler),
+      m_text(text),
+      m_nextRound(firstRound) {}
+
+bool Generator::speculates() const {
+  return m_drafter && m_settings.speculation != Speculation::Off && m_settings.draftTokens > 0;
+}
+
+void Generator::run(std::size_t count, const ChunkRequest& request, GenerationSink& sink) {
+  m_end = m_text.size() + count;
+  try {
+    while (m_text.size() < m_end) {
+      if (request.stop.stop_requested()) throw Stopped();
+      if (!speculates())
+        writePlainly(request, sink);
+      else if (m_correcting)
+        correctSerially(request, sink);
+      else
+        runRound(request, sink);
+    }
+  } catch (const Stopped&) {
+    closeRound(sink);
+    throw;
+  }
+  closeRound(sink);
+}
+
+Byte Generator::draw(std::span<const float> logits) {
+  return static_cast<Byte>(m_sampler.draw(logits, m_text.size(), ByteView(m_text)));
+}
+
+/// The verifier's own byte, after everything read.
+ByteRecord Generator::writeOwn(Origin origin, GenerationSink& sink) {
+  const auto logits = m_cursor.expected(0);
+  ByteRecord record = scoreByte(logits, draw(logits), origin);
+  if (m_roundOpen) record.round = m_round.index;
+  m_text.push_back(record.byte);
+  m_cursor.push(record.byte);
+  sink.wrote({&record, 1});
+  return record;
+}
+
+void Generator::writePlainly(const ChunkRequest& request, GenerationSink& sink) {
+  m_cursor.settle(request);
+  writeOwn(Origin::Plain, sink);
+}
+
+void Generator::runRound(const ChunkRequest& request, GenerationSink& sink) {
+  m_round = RoundRecord();
+  m_round.position = m_text.size();
+  double total = 0;
+  {
+    const Stopwatch watch(total);
+    propose(request);
+    if (m_round.draft.empty()) {
+      writePlainly(request, sink);
+      m_drafter->append(ByteView(m_text).last(1));
+      return;
+    }
+    verify(request, sink);
+    writeAfterDraft(sink);
+    m_drafter->append(ByteView(m_text).subspan(m_round.position));
+  }
+  m_round.times.total = total;
+  if (!m_correcting) closeRound(sink);
+}
+
+void Generator::propose(const ChunkRequest& request) {
+  const Stopwatch watch(m_round.times.draft);
+  const std::size_t most = std::min(m_end - m_text.size(), m_cursor.maxGuess());
+  Draft draft = m_drafter->propose(m_settings.draftTokens, most, request.stop);
+  m_round.draft = std::move(draft.bytes);
+  m_round.tokens = std::move(draft.tokens);
+}
+
+/// Tests the draft in one pass, keeps what stands and leaves the cursor behind it.
+void Generator::verify(const ChunkRequest& request, GenerationSink& sink) {
+  {
+    const Stopwatch watch(m_round.times.verify);
+    m_cursor.look(toTokens(m_round.draft), request);
+    m_round.index = m_nextRound++;
+    m_roundOpen = true;
+    std::vector<ByteRecord> accepted;
+    while (accepted.size() < m_round.draft.size()) {
+      const Byte drafted = m_round.draft[accepted.size()];
+      const auto logits = m_cursor.expected(accepted.size());
+      if (!stands(drafted, logits)) break;
+      accepted.push_back(scoreByte(logits, drafted, Origin::Accepted));
+      accepted.back().round = m_round.index;
+      m_text.push_back(drafted);
+    }
+    count(m_round, accepted.size());
+    sink.wrote(accepted);
+  }
+  const Stopwatch watch(m_round.times.rollback);
+  m_cursor.accept(m_round.accepted);
+}
+
+bool Generator::stands(Byte drafted, std::span<const float> logits) {
+  if (m_settings.speculation == Speculation::Exact) return draw(logits) == drafted;
+  const auto better = std::ranges::count_if(logits, [&](float l) { return l > logits[drafted]; });
+  return static_cast<std::size_t>(better) < m_settings.beta;
+}
+
+/// The byte that the verifying pass gives for free: the correction, or the bonus.
+void Generator::writeAfterDraft(GenerationSink& sink) {
+  if (m_round.rejected > 0) {
+    const Byte own = writeOwn(Origin::Corrected, sink).byte;
+    ++m_round.corrected;
+    m_correcting = !m_settings.healing && !isBoundary(own);
+  } else if (m_text.size() < m_end) {
+    writeOwn(Origin::Bonus, sink);
+    ++m_round.bonus;
+  }
+}
+
+/// One byte of the paper's step 4: the verifier writes alone up to a boundary.
+void Generator::correctSerially(const ChunkRequest& request, GenerationSink& sink) {
+  double seconds = 0;
+  {
+    const Stopwatch watch(seconds);
+    m_cursor.settle(request);
+    const Byte own = writeOwn(Origin::Corrected, sink).byte;
+    ++m_round.corrected;
+    m_drafter->append({&own, 1});
+    m_correcting = !isBoundary(own);
+  }
+  m_round.times.correct += seconds;
+  m_round.times.total += seconds;
+  if (!m_correcting) closeRound(sink);
+}
+
+void Generator::closeRound(GenerationSink& sink) {
+  if (!m_roundOpen) return;
+  m_roundOpen = false;
+  sink.finishedRound(m_round);
+}
+
+}  // namespace mb

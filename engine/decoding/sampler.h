@@ -1,0 +1,57 @@
+// Drawing the next token from logits, reproducibly.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "engine/types.h"
+
+namespace mb {
+
+struct SamplerSettings {
+  double temperature = 0;  ///< 0 is greedy
+  std::size_t topK = 0;    ///< keep the k most probable; 0 keeps all
+  double topP = 1;         ///< keep the smallest set with this probability
+  double minP = 0;         ///< keep what has at least minP × the largest probability
+  double repetitionPenalty =
+      1;  ///< divides positive logits of recent tokens, multiplies negative ones
+  std::size_t repetitionWindow = 64;
+  std::uint64_t seed = 0;
+
+  bool isGreedy() const { return temperature <= 0; }
+  bool operator==(const SamplerSettings&) const = default;
+};
+
+/// Applies, in this order: repetition penalty, temperature, top-k, top-p, min-p. A draw is a pure
+/// function of settings, logits, recent tokens and position: the random number of a position does
+/// not depend on what was drawn before, so speculative and plain decoding draw alike.
+class Sampler {
+ public:
+  explicit Sampler(const SamplerSettings& settings) : m_settings(settings) {}
+
+  const SamplerSettings& settings() const { return m_settings; }
+
+  /// The token at text position `position`. `recent` holds the tokens before it; only the last
+  /// repetitionWindow count, and only when the penalty is not 1. Ties go to the lower token.
+  Token draw(std::span<const float> logits, std::uint64_t position, TokenView recent);
+  Token draw(std::span<const float> logits, std::uint64_t position, ByteView recent);
+
+ private:
+  struct Choice {
+    Token token;
+    double weight;
+  };
+  std::span<const float> penalized(std::span<const float> logits, TokenView recent);
+  void weigh(std::span<const float> logits);
+  void restrict();
+
+  SamplerSettings m_settings;
+  std::vector<float> m_penalized;
+  std::vector<Choice> m_choices;  ///< most probable first
+};
+
+/// Index of the largest value, the first one when several are.
+Token argmax(std::span<const float> logits);
+
+}  // namespace mb

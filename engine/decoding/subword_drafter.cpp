@@ -1,0 +1,214 @@
+#include "engine/decoding/subword_drafter.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "engine/decoding/sampler.h"
+#include "engine/error.h"
+
+namespace mb {
+
+namespace {
+
+/// More pending bytes than this are read as tokens of their own before drafting goes on.
+constexpr std::size_t kLongestHealed = 32;
+
+/// Probability of the largest logit. Logits far below it are left out: together they weigh less
+/// than a thousandth.
+double shareOfLargest(std::span<const float> logits) {
+  constexpr float kNegligible = 16;
+  const float top = *std::ranges::max_element(logits);
+  float sum = 0;
+  for (const float logit : logits)
+    if (logit > top - kNegligible) sum += std::exp(logit - top);
+  return 1 / static_cast<double>(sum);
+}
+
+bool startsWith(ByteView bytes, ByteView prefix) {
+  return bytes.size() >= prefix.size() && std::ranges::equal(prefix, bytes.first(prefix.size()));
+}
+
+}  // namespace
+
+SubwordDrafter::SubwordDrafter(std::shared_ptr<const Model> model,
+                               std::shared_ptr<const Tokenizer> tokenizer)
+    : m_model(std::move(model)),
+      m_tokenizer(std::move(tokenizer)),
+      m_runner(m_model->newRunner()),
+      m_boundaries(1) {
+  if (m_tokenizer->vocabularySize() > m_model->config().vocabSize) {
+    throw RequestError("the tokenizer of " + m_model->info().name + " has " +
+                       std::to_string(m_tokenizer->vocabularySize()) + " tokens, its model only " +
+                       std::to_string(m_model->config().vocabSize));
+  }
+}
+
+void SubwordDrafter::reset(ByteView text, std::stop_token stop) {
+  const bool extends = m_ready && startsWith(text, m_text);
+  if (!extends || text.size() - m_text.size() > kContextBytes) return startOver(text, stop);
+  const Bytes added(text.begin() + static_cast<std::ptrdiff_t>(m_text.size()), text.end());
+  append(added);
+  if (m_pending.size() > kLongestHealed) readPending(stop);
+}
+
+void SubwordDrafter::startOver(ByteView text, std::stop_token stop) {
+  m_ready = false;
+  m_text.assign(text.begin(), text.end());
+  const ByteView context = text.last(std::min(text.size(), kContextBytes));
+  m_pending.assign(context.begin(), context.end());
+  m_boundaries[0].state = m_model->newState();
+  readPending(stop);
+}
+
+/// Moves the base boundary over the pending bytes, taken as tokens of their own. With healing the
+/// last piece stays pending, so that it can become part of a longer token.
+void SubwordDrafter::readPending(std::stop_token stop) {
+  std::size_t settled =
+      m_settings.healing ? m_tokenizer->lastPieceStart(m_pending) : m_pending.size();
+  if (settled == 0) settled = m_pending.size();  // at the start of a text, or one endless piece
+  forgetSteps();
+  if (settled == 0) return;
+  const std::vector<Token> tokens = m_tokenizer->encode(ByteView(m_pending).first(settled));
+  m_ready = false;
+  read(tokens, stop);
+  dropPending(settled);
+  m_ready = true;
+}
+
+void SubwordDrafter::forgetSteps() {
+  m_steps.clear();
+  m_computed = 1;
+}
+
+/// Moves the base boundary over `tokens`, at least one.
+void SubwordDrafter::read(TokenView tokens, std::stop_token stop) {
+  Boundary& base = m_boundaries[0];
+  ChunkRequest request;
+  request.logits = LogitsWanted::Last;
+  request.stop = stop;
+  while (!tokens.empty()) {
+    const TokenView chunk = tokens.first(std::min(tokens.size(), m_runner->maxChunk()));
+    m_runner->advance(base.state, base.state, chunk, request);
+    tokens = tokens.subspan(chunk.size());
+  }
+  const auto logits = m_runner->logits(0);
+  base.logits.assign(logits.begin(), logits.end());
+}
+
+/// Computes boundary i + 1 from boundary i and the token chosen there.
+void SubwordDrafter::extend(std::size_t boundary, std::stop_token stop) {
+  if (m_boundaries.size() < boundary + 2) m_boundaries.resize(boundary + 2);
+  const Boundary& from = m_boundaries[boundary];
+  Boundary& to = m_boundaries[boundary + 1];
+  if (!(to.state.shape() == from.state.shape())) to.state = m_model->newState();
+  ChunkRequest request;
+  request.logits = LogitsWanted::Last;
+  request.stop = stop;
+  m_runner->advance(from.state, to.state, {&m_steps[boundary], 1}, request);
+  const auto logits = m_runner->logits(0);
+  to.logits.assign(logits.begin(), logits.end());
+  m_computed = boundary + 2;
+}
+
+/// The most probable token that agrees with the bytes of the text behind this boundary, if any.
+SubwordDrafter::Choice SubwordDrafter::choose(const Boundary& boundary, ByteView agree) const {
+  const std::span<const float> logits = boundary.logits;
+  if (agree.empty()) {
+    const Token best = argmax(logits);
+    if (m_tokenizer->bytes(best).empty()) return {};
+    return {best, m_settings.leastConfidence > 0 ? shareOfLargest(logits) : 1};
+  }
+  std::vector<Token> agreeing;
+  const auto [first, last] = m_tokenizer->startingWith(agree);
+  for (std::size_t i = first; i < last; ++i) agreeing.push_back(m_tokenizer->sortedTokens()[i]);
+  for (std::size_t length = 1; length < agree.size(); ++length) {
+    const Token shorter = m_tokenizer->find(agree.first(length));
+    if (shorter >= 0) agreeing.push_back(shorter);
+  }
+  if (agreeing.empty()) return {};
+  std::vector<float> chosen;
+  for (const Token token : agreeing) chosen.push_back(logits[static_cast<std::size_t>(token)]);
+  return {agreeing[static_cast<std::size_t>(argmax(chosen))], shareOfLargest(chosen)};
+}
+
+/// Takes the token of step i, and keeps the boundary behind it when it is the one taken before.
+void SubwordDrafter::takeStep(std::size_t i, Token token) {
+  if (i < m_steps.size() && m_steps[i] == token) return;
+  m_steps.resize(i);
+  m_steps.push_back(token);
+  m_computed = std::min(m_computed, i + 1);
+}
+
+Draft SubwordDrafter::propose(std::size_t tokens, std::size_t maxBytes, std::stop_token stop) {
+  Draft draft;
+  if (!m_ready) return draft;
+  if (!m_settings.healing) readPending(stop);
+  ByteView agree = m_pending;  // bytes of the text behind the current boundary
+  double confidence = 1;
+  for (std::size_t i = 0; draft.tokens.size() < tokens && draft.bytes.size() < maxBytes; ++i) {
+    if (i >= m_computed) extend(i - 1, stop);
+    const Choice choice = choose(m_boundaries[i], agree);
+    if (choice.token < 0 || confidence * choice.probability < m_settings.leastConfidence) break;
+    confidence *= choice.probability;
+    takeStep(i, choice.token);
+    const ByteView bytes = m_tokenizer->bytes(choice.token);
+    const std::size_t known = std::min(bytes.size(), agree.size());
+    agree = agree.subspan(known);
+    if (bytes.size() == known) continue;  // re-reads the text, drafts nothing
+    const ByteView fresh =
+        bytes.subspan(known, std::min(bytes.size() - known, maxBytes - draft.bytes.size()));
+    const auto begin = static_cast<std::uint16_t>(draft.bytes.size());
+    draft.bytes.insert(draft.bytes.end(), fresh.begin(), fresh.end());
+    draft.tokens.push_back({choice.token, begin, static_cast<std::uint16_t>(draft.bytes.size())});
+  }
+  return draft;
+}
+
+/// Steps that the text confirms: with healing the tokens it has up to its last piece, whatever they
+/// were drafted from ("the" + "n" is to become "then"); without, all whose bytes it holds.
+std::size_t SubwordDrafter::confirmedSteps(std::size_t settled, TokenView settledTokens) const {
+  if (m_settings.healing) {
+    const auto differ = std::ranges::mismatch(m_steps, settledTokens);
+    return static_cast<std::size_t>(differ.in1 - m_steps.begin());
+  }
+  std::size_t kept = 0;
+  ByteView rest = ByteView(m_pending).first(settled);
+  while (kept < m_steps.size() && startsWith(rest, m_tokenizer->bytes(m_steps[kept])))
+    rest = rest.subspan(m_tokenizer->bytes(m_steps[kept++]).size());
+  return kept;
+}
+
+void SubwordDrafter::append(ByteView bytes) {
+  m_text.insert(m_text.end(), bytes.begin(), bytes.end());
+  m_pending.insert(m_pending.end(), bytes.begin(), bytes.end());
+  if (!m_ready) return;
+  const std::size_t settled =
+      m_settings.healing ? m_tokenizer->lastPieceStart(m_pending) : m_pending.size();
+  std::vector<Token> tokens;
+  if (m_settings.healing) tokens = m_tokenizer->encode(ByteView(m_pending).first(settled));
+  const std::size_t kept = confirmedSteps(settled, tokens);
+  moveBase(kept);
+  const TokenView rest = TokenView(tokens).subspan(std::min(kept, tokens.size()));
+  if (rest.empty()) return;
+  read(rest, {});
+  dropPending(m_tokenizer->decode(rest).size());
+  forgetSteps();
+}
+
+/// Makes boundary `steps` the base.
+void SubwordDrafter::moveBase(std::size_t steps) {
+  if (steps == 0) return;
+  if (steps >= m_computed) extend(steps - 1, {});
+  const auto count = static_cast<std::ptrdiff_t>(steps);
+  std::rotate(m_boundaries.begin(), m_boundaries.begin() + count, m_boundaries.end());
+  m_computed -= steps;
+  dropPending(m_tokenizer->decode(TokenView(m_steps).first(steps)).size());
+  m_steps.erase(m_steps.begin(), m_steps.begin() + count);
+}
+
+void SubwordDrafter::dropPending(std::size_t bytes) {
+  m_pending.erase(m_pending.begin(), m_pending.begin() + static_cast<std::ptrdiff_t>(bytes));
+}
+
+}  // namespace mb

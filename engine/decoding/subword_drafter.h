@@ -1,0 +1,65 @@
+// Drafting with a small subword Mamba (MambaByte, section 4), with token healing.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "engine/decoding/drafter.h"
+#include "engine/model/model.h"
+#include "engine/tokenizer/tokenizer.h"
+
+namespace mb {
+
+/// Token healing is explained at DraftSettings.
+class SubwordDrafter : public Drafter {
+ public:
+  /// Throws RequestError when the vocabularies of model and tokenizer do not fit.
+  SubwordDrafter(std::shared_ptr<const Model> model, std::shared_ptr<const Tokenizer> tokenizer);
+
+  std::string name() const override { return m_model->info().name; }
+  const Model& model() const { return *m_model; }
+  const Tokenizer& tokenizer() const { return *m_tokenizer; }
+  void configure(const DraftSettings& settings) override { m_settings = settings; }
+
+  void reset(ByteView text, std::stop_token stop) override;
+  Draft propose(std::size_t tokens, std::size_t maxBytes, std::stop_token stop) override;
+  void append(ByteView bytes) override;
+
+  /// Longest end of a text that reset() reads: about what the drafter saw in training.
+  static constexpr std::size_t kContextBytes = 4096;
+
+ private:
+  /// The drafter after some tokens: its state and its distribution over the next token.
+  struct Boundary {
+    State state;
+    std::vector<float> logits;
+  };
+  struct Choice {
+    Token token = -1;
+    double probability = 0;  ///< among the tokens that agree with the text
+  };
+
+  void startOver(ByteView text, std::stop_token stop);
+  void readPending(std::stop_token stop);
+  void read(TokenView tokens, std::stop_token stop);
+  void extend(std::size_t boundary, std::stop_token stop);
+  void takeStep(std::size_t i, Token token);
+  Choice choose(const Boundary& boundary, ByteView agree) const;
+  std::size_t confirmedSteps(std::size_t settled, TokenView settledTokens) const;
+  void moveBase(std::size_t steps);
+  void dropPending(std::size_t bytes);
+  void forgetSteps();
+
+  std::shared_ptr<const Model> m_model;
+  std::shared_ptr<const Tokenizer> m_tokenizer;
+  std::unique_ptr<Runner> m_runner;
+  DraftSettings m_settings;
+  Bytes m_text;                        ///< everything followed so far
+  Bytes m_pending;                     ///< end of m_text behind the base boundary
+  bool m_ready = false;                ///< m_boundaries[0] is computed
+  std::vector<Boundary> m_boundaries;  ///< [0] is the base
+  std::size_t m_computed = 1;          ///< boundaries that are up to date
+  std::vector<Token> m_steps;          ///< chosen at boundary i, leading to boundary i + 1
+};
+
+}  // namespace mb

@@ -1,0 +1,64 @@
+// How well a model predicts a text: bits per byte and word-level perplexity (MODEL.md section 6).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <stop_token>
+#include <vector>
+
+#include "engine/model/model.h"
+#include "engine/tokenizer/tokenizer.h"
+#include "engine/types.h"
+
+namespace mb {
+
+/// Words as `wc -w` counts them: runs of bytes that are not ASCII white space.
+std::uint64_t countWords(ByteView text);
+
+/// Collects surprisals of a text's bytes in order.
+class SurprisalSum {
+ public:
+  /// Bytes of one block of the standard error.
+  static constexpr std::uint64_t kBlockBytes = 1024;
+
+  /// Adds a token that stands for `bytes` bytes. A token that crosses the border of two blocks
+  /// counts in the one it starts in.
+  void add(double bits, std::uint64_t bytes);
+
+  std::uint64_t bytes() const { return m_bytes; }
+  double bits() const { return m_bits; }
+  double bitsPerByte() const { return m_bytes ? m_bits / static_cast<double>(m_bytes) : 0; }
+  /// Standard error of bitsPerByte over whole blocks; 0 with fewer than two.
+  double standardError() const;
+  /// exp(total natural NLL / words).
+  double wordPerplexity(std::uint64_t words) const;
+
+ private:
+  double m_bits = 0;
+  std::uint64_t m_bytes = 0;
+  double m_blockBits = 0;
+  std::uint64_t m_blockBytes = 0;
+  std::vector<double> m_blocks;  ///< bits per byte of finished blocks
+};
+
+struct Evaluation {
+  std::uint64_t bytes = 0;  ///< bytes scored: all but the first token's
+  std::uint64_t words = 0;  ///< words of the whole range
+  double bitsPerByte = 0;
+  double standardError = 0;
+  double wordPerplexity = 0;
+  double seconds = 0;
+
+  double bytesPerSecond() const { return seconds > 0 ? static_cast<double>(bytes) / seconds : 0; }
+};
+
+/// Called now and then with bytes done and bytes in all.
+using EvaluationProgress = std::function<void(std::uint64_t done, std::uint64_t total)>;
+
+/// Scores `text` with the state carried through; the first token is not scored. A subword model
+/// needs its tokenizer, a byte model none (null). Throws RequestError when it is missing or does
+/// not fit, and Stopped.
+Evaluation evaluate(const Model& model, const Tokenizer* tokenizer, ByteView text,
+                    const EvaluationProgress& progress, std::stop_token stop);
+
+}  // namespace mb

@@ -1,0 +1,16 @@
+// Writing files so that a crash leaves either the old content or the new, never half.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <span>
+#include <string_view>
+
+namespace mb {
+
+/// Writes a temporary file beside `file`, flushes it to disk and renames it. Throws FileError.
+void writeFileAtomically(const std::filesystem::path& file,
+                         std::span<const std::span<const std::byte>> parts);
+void writeFileAtomically(const std::filesystem::path& file, std::string_view text);
+
+}  // namespace mb

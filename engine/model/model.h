@@ -1,0 +1,87 @@
+// The one interface between decoding and devices: const weights, and runners that move states over
+// chunks of tokens. Prefill, decode, verification and evaluation are all `advance`.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <stop_token>
+#include <string>
+
+#include "engine/checkpoint/checkpoint.h"
+#include "engine/checkpoint/model_config.h"
+#include "engine/model/state.h"
+#include "engine/model/taps.h"
+#include "engine/types.h"
+
+namespace mb {
+
+/// How weights are kept in memory. A_log, D, norms, biases, Δ, states and sums are always float32.
+enum class WeightPrecision : std::uint8_t { BFloat16, Float32 };
+
+/// "bf16" or "f32".
+std::string nameOf(WeightPrecision precision);
+
+/// After which tokens of a chunk the logits are wanted.
+enum class LogitsWanted : std::uint8_t { None, Last, All };
+
+struct ChunkRequest {
+  LogitsWanted logits = LogitsWanted::All;
+  TapRequest taps;
+  std::stop_token stop;
+};
+
+/// Runs chunks of one model on one device. Owns the scratch memory; use from one thread at a time.
+/// The model must outlive it.
+class Runner {
+ public:
+  virtual ~Runner() = default;
+
+  /// Most tokens one call may carry.
+  virtual std::size_t maxChunk() const = 0;
+
+  /// Sets `to` to the state after `tokens` from `from`. `from` and `to` have the model's shape;
+  /// they may be the same object, but then rewind() is not possible afterwards. n tokens in one
+  /// call give bit for bit the states and logits of n calls with one token. Throws Stopped when
+  /// request.stop is triggered, at the latest after one layer; `to` is then unspecified. Throws
+  /// RequestError for a token outside the vocabulary.
+  virtual void advance(const State& from, State& to, TokenView tokens,
+                       const ChunkRequest& request) = 0;
+
+  /// Sets `to` to the state after the first `kept` tokens of the last advance(), which started at
+  /// `from`. Replays the recurrence; reads no weights.
+  virtual void rewind(const State& from, State& to, std::size_t kept) = 0;
+
+  /// Logits after token `index` of the last advance() (or after the last token, index ignored, when
+  /// only that was wanted): vocabSize values, valid until the next advance().
+  virtual std::span<const float> logits(std::size_t index) const = 0;
+
+  /// Taps of the last advance(); count is 0 when none were wanted.
+  virtual const TapBlock& taps() const = 0;
+};
+
+/// What a model is and where it came from, for people and manifests.
+struct ModelInfo {
+  std::string name;              ///< folder name, or the name of a random shape
+  std::filesystem::path folder;  ///< empty for random weights
+  std::vector<std::filesystem::path> files;
+  std::filesystem::path tokenizer;  ///< of a subword model, or empty
+  std::string storedType;           ///< type of the projections in the file
+  WeightPrecision precision = WeightPrecision::BFloat16;
+  std::size_t weightBytes = 0;  ///< bytes read to decode one token
+  std::string device;           ///< "CPU, avx512, 2 threads"
+};
+
+/// Weights on one device. Immutable and shared; every method is const and thread-safe.
+class Model {
+ public:
+  virtual ~Model() = default;
+  virtual const ModelConfig& config() const = 0;
+  virtual const ModelInfo& info() const = 0;
+  virtual std::unique_ptr<Runner> newRunner() const = 0;
+
+  State newState() const { return State(StateShape(config())); }
+};
+
+}  // namespace mb

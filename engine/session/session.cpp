@@ -1,0 +1,212 @@
+#include "engine/session/session.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "engine/error.h"
+
+namespace mb {
+
+namespace {
+
+/// Bytes of the first pass behind an edit: few, so that they can be shown at once.
+constexpr std::size_t kFirstPass = 16;
+
+/// Lets callbacks reach the listener of a call while it lasts.
+class ListenerScope {
+ public:
+  ListenerScope(SessionListener*& slot, SessionListener& listener) : m_slot(slot) {
+    m_slot = &listener;
+  }
+  ~ListenerScope() { m_slot = nullptr; }
+  ListenerScope(const ListenerScope&) = delete;
+  ListenerScope& operator=(const ListenerScope&) = delete;
+
+ private:
+  SessionListener*& m_slot;
+};
+
+std::vector<Token> toTokens(ByteView bytes) {
+  return {bytes.begin(), bytes.end()};
+}
+
+}  // namespace
+
+Session::Session(std::shared_ptr<const Model> verifier, std::shared_ptr<Drafter> drafter)
+    : m_verifier(std::move(verifier)),
+      m_drafter(std::move(drafter)),
+      m_runner(m_verifier->newRunner()),
+      m_cursor(*m_verifier, *m_runner),
+      m_snapshots(m_cursor.state().bytes()) {
+  if (!m_verifier->config().isByteLevel()) {
+    throw RequestError(m_verifier->info().name + " is a subword model (vocabulary " +
+                       std::to_string(m_verifier->config().vocabSize) +
+                       "); a verifier reads bytes (vocabulary 256)");
+  }
+  m_cursor.onRead([this](std::uint64_t first, std::size_t count, const TapBlock& taps) {
+    keepSnapshot();
+    if (m_listener && taps.count > 0)
+      m_listener->tapsRead(static_cast<std::size_t>(first), count, taps);
+  });
+}
+
+ChunkRequest Session::request(std::stop_token stop) const {
+  return {LogitsWanted::All, m_taps, std::move(stop)};
+}
+
+void Session::keepSnapshot() {
+  const std::uint64_t position = m_cursor.position();
+  if (m_snapshots.wants(position)) m_snapshots.add(m_cursor.snapshot());
+  if (position == m_editedAt && position > 0) m_snapshots.setAnchor(m_cursor.snapshot());
+}
+
+void Session::replace(std::size_t at, std::size_t removed, ByteView inserted, Origin origin) {
+  at = std::min(at, m_text.size());
+  removed = std::min(removed, m_text.size() - at);
+  const auto place = static_cast<std::ptrdiff_t>(at);
+  const auto end = static_cast<std::ptrdiff_t>(at + removed);
+  m_text.erase(m_text.begin() + place, m_text.begin() + end);
+  m_text.insert(m_text.begin() + place, inserted.begin(), inserted.end());
+  m_origins.erase(m_origins.begin() + place, m_origins.begin() + end);
+  m_origins.insert(m_origins.begin() + place, inserted.size(), origin);
+
+  m_scored = std::min(m_scored, at);
+  m_editedAt = at;
+  if (m_cursor.position() > at || m_cursor.hasPending()) {
+    m_snapshots.truncate(at);
+    if (const Snapshot* snapshot = m_snapshots.nearest(at))
+      m_cursor.restart(*snapshot);
+    else
+      m_cursor.restart();
+  }
+}
+
+/// Chunks end where the last edit was, to leave an anchor there, and start small behind it.
+std::size_t Session::nextChunk() const {
+  const std::size_t position = static_cast<std::size_t>(m_cursor.position());
+  std::size_t size = std::min(m_runner->maxChunk(), m_text.size() - position);
+  if (position < m_editedAt) size = std::min<std::size_t>(size, m_editedAt - position);
+  if (position == m_editedAt) size = std::min(size, kFirstPass);
+  return size;
+}
+
+bool Session::scoreSome(std::size_t most, SessionListener& listener, std::stop_token stop) {
+  const ListenerScope scope(m_listener, listener);
+  m_cursor.settle(request(stop));
+  const std::size_t target = std::min(m_text.size(), m_scored + std::min(most, m_text.size()));
+  while (m_cursor.position() < m_text.size() &&
+         (m_scored < target || m_cursor.position() < target)) {
+    const std::size_t first = static_cast<std::size_t>(m_cursor.position());
+    const ByteView chunk = ByteView(m_text).subspan(first, nextChunk());
+    m_cursor.look(toTokens(chunk), request(stop));
+    std::vector<ByteRecord> records;
+    for (std::size_t i = 0; i < chunk.size(); ++i) {
+      if (first + i < m_scored) continue;
+      const auto logits = m_cursor.expected(i);
+      ByteRecord record;
+      record.byte = chunk[i];
+      record.origin = m_origins[first + i];
+      records.push_back(logits.empty() ? record : scoreByte(logits, chunk[i], record.origin));
+    }
+    m_cursor.accept(chunk.size());
+    const std::size_t firstNew = std::max(first, m_scored);
+    m_scored = std::max(m_scored, first + chunk.size());
+    if (!records.empty()) listener.bytesScored(firstNew, records);
+  }
+  return m_cursor.position() == m_text.size();
+}
+
+void Session::score(SessionListener& listener, std::stop_token stop) {
+  scoreSome(m_text.size(), listener, std::move(stop));
+}
+
+void Session::generate(std::size_t count, const GenerationSettings& settings,
+                       SessionListener& listener, std::stop_token stop) {
+  if (m_text.empty())
+    throw RequestError("the text is empty; the model needs at least one byte to go on from");
+  score(listener, stop);
+  const bool speculates = m_drafter && settings.speculation != Speculation::Off;
+  if (speculates) {
+    m_drafter->configure({settings.healing, settings.leastConfidence});
+    m_drafter->reset(m_text, stop);
+  }
+  const ListenerScope scope(m_listener, listener);
+  Generator generator(m_cursor, speculates ? m_drafter.get() : nullptr, settings, m_text, m_rounds);
+  generator.run(count, request(stop), *this);
+}
+
+/// The generator has already appended the bytes to the text.
+void Session::wrote(std::span<const ByteRecord> records) {
+  const std::size_t first = m_origins.size();
+  for (const ByteRecord& record : records) m_origins.push_back(record.origin);
+  m_scored = m_origins.size();
+  if (!records.empty()) m_listener->bytesScored(first, records);
+}
+
+void Session::finishedRound(const RoundRecord& round) {
+  m_rounds = round.index + 1;
+  m_listener->roundFinished(round);
+}
+
+/// A second cursor on the same runner that has read the first `position` bytes. The main cursor
+/// holds nothing provisional between calls, so they do not disturb each other.
+Cursor Session::cursorAt(std::size_t position, std::stop_token stop) {
+  Cursor cursor(*m_verifier, *m_runner);
+  if (const Snapshot* snapshot = m_snapshots.nearest(position)) cursor.restart(*snapshot);
+  ChunkRequest plain{LogitsWanted::All, {}, std::move(stop)};
+  while (cursor.position() < position) {
+    const std::size_t first = static_cast<std::size_t>(cursor.position());
+    const std::size_t size = std::min(m_runner->maxChunk(), position - first);
+    cursor.read(toTokens(ByteView(m_text).subspan(first, size)), plain);
+  }
+  return cursor;
+}
+
+void Session::observe(std::size_t first, std::size_t last, const TapRequest& taps,
+                      SessionListener& listener, std::stop_token stop) {
+  last = std::min(last, m_text.size());
+  if (first >= last) return;
+  Cursor cursor = cursorAt(first, stop);
+  cursor.onRead([&](std::uint64_t start, std::size_t count, const TapBlock& block) {
+    listener.tapsRead(static_cast<std::size_t>(start), count, block);
+  });
+  const ChunkRequest wanted{LogitsWanted::All, taps, std::move(stop)};
+  for (std::size_t at = first; at < last;) {
+    const std::size_t size = std::min(m_runner->maxChunk(), last - at);
+    cursor.read(toTokens(ByteView(m_text).subspan(at, size)), wanted);
+    at += size;
+  }
+}
+
+double Session::timePlainDecoding(std::size_t first, std::size_t last,
+                                  const SamplerSettings& settings, std::stop_token stop) {
+  last = std::min(last, m_text.size());
+  if (first == 0 || first >= last) return 0;
+  Cursor cursor = cursorAt(first, stop);
+  Sampler sampler(settings);
+  const auto start = std::chrono::steady_clock::now();
+  for (std::size_t i = first; i < last; ++i) {
+    cursor.settle(request(stop));
+    const auto logits = cursor.expected(0);
+    sampler.draw(logits, i, ByteView(m_text).first(i));
+    scoreByte(logits, m_text[i], m_origins[i]);
+    cursor.push(m_text[i]);
+  }
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+std::optional<Prediction> Session::next() const {
+  if (m_text.empty() || m_cursor.position() != m_text.size()) return std::nullopt;
+  return predict(m_cursor.expected(0));
+}
+
+Snapshot Session::snapshot(std::stop_token stop) {
+  class Ignore : public SessionListener {
+    void bytesScored(std::size_t, std::span<const ByteRecord>) override {}
+  } ignore;
+  score(ignore, std::move(stop));
+  return m_cursor.snapshot();
+}
+
+}  // namespace mb

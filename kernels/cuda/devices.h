@@ -1,0 +1,26 @@
+// The CUDA devices of this machine. Safe to call without a driver.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+namespace mb::cuda {
+
+struct DeviceDescription {
+  std::string name;
+  int major = 0;  ///< compute capability
+  int minor = 0;
+  std::size_t totalBytes = 0;
+  std::size_t freeBytes = 0;
+};
+
+struct DeviceList {
+  std::vector<DeviceDescription> devices;
+  std::string problem;  ///< why there are none, in CUDA's words
+};
+
+/// Never throws for a missing or unusable driver; says so in `problem`.
+DeviceList listDevices();
+
+}  // namespace mb::cuda
