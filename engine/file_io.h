@@ -8,9 +8,13 @@
 
 namespace mb {
 
-/// Writes a temporary file beside `file`, flushes it to disk and renames it. Throws FileError.
+/// Writes a temporary file beside `file`, flushes it to disk and renames it. Pipes and devices are
+/// written to directly. Throws FileError.
 void writeFileAtomically(const std::filesystem::path& file,
                          std::span<const std::span<const std::byte>> parts);
 void writeFileAtomically(const std::filesystem::path& file, std::string_view text);
+
+/// Throws FileError when a file could not be written there now.
+void expectWritable(const std::filesystem::path& file);
 
 }  // namespace mb

@@ -87,7 +87,7 @@ int bench(const Arguments& arguments) {
               nameOf(model->info().precision).c_str(),
               static_cast<double>(model->info().weightBytes) * 1e-6, bandwidth * 1e-9);
   nlohmann::json json = {
-      {"manifest", {{"version", programVersion()}, {"model", describeModel(*model)}}},
+      {"manifest", {{"version", programVersion()}, {"model", describeModel(described(*model))}}},
       {"memory_read_bytes_per_second", bandwidth}};
   if (arguments.wants("decode"))
     json["decode"] = print(benchmarkDecode(*model, bandwidth, arguments.options));
@@ -124,10 +124,10 @@ Run addBench(CLI::App& app) {
       ->check(CLI::Range(1, 64))
       ->capture_default_str();
   command.add_option("--draft-confidence", arguments->settings.leastConfidence, "See generate")
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(Between(0.0, 1.0))
       ->capture_default_str();
   command.add_option("--temperature", arguments->settings.sampler.temperature, "See generate")
-      ->check(CLI::Range(0.0, 100.0))
+      ->check(Between(0.0, 100.0))
       ->capture_default_str();
   command.add_option("--bytes", arguments->bytes, "Bytes to write for speculate")
       ->check(CLI::Range(1, 1 << 24))

@@ -1,10 +1,12 @@
 #include "app/mambabyte/command.h"
 
 #include <atomic>
+#include <charconv>
 #include <csignal>
 #include <cstdio>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <thread>
 #include <unistd.h>
 
@@ -42,6 +44,31 @@ DeviceOptions DeviceArguments::options() const {
   options.simd = simd;
   options.threads = threads;
   return options;
+}
+
+Between::Between(double least, double most) {
+  std::ostringstream range;
+  range << least << " to " << most;
+  name_ = "NUMBER " + range.str();
+  desc_function_ = [description = name_] { return description; };
+  func_ = [least, most, text = range.str()](std::string& input) {
+    double value = 0;
+    if (CLI::detail::lexical_cast(input, value) && value >= least && value <= most)
+      return std::string();
+    return "expected a number from " + text + ", found " + input;
+  };
+}
+
+AtLeast::AtLeast(std::uint64_t least) {
+  name_ = "NUMBER from " + std::to_string(least);
+  desc_function_ = [description = name_] { return description; };
+  func_ = [least](std::string& input) {
+    std::uint64_t value = 0;
+    const auto [end, error] = std::from_chars(input.data(), input.data() + input.size(), value);
+    if (error == std::errc() && end == input.data() + input.size() && value >= least)
+      return std::string();
+    return "expected a whole number from " + std::to_string(least) + ", found " + input;
+  };
 }
 
 std::filesystem::path modelFolder(const std::string& given, const std::string& bundled) {

@@ -26,6 +26,16 @@ struct DeviceArguments {
   DeviceOptions options() const;
 };
 
+/// Accepts numbers from `least` to `most`; unlike CLI::Range not "nan".
+struct Between : CLI::Validator {
+  Between(double least, double most);
+};
+
+/// Accepts decimal digits of at least `least`; a minus sign must not become a huge number.
+struct AtLeast : CLI::Validator {
+  explicit AtLeast(std::uint64_t least);
+};
+
 /// The folder given, or the bundled model of that name.
 std::filesystem::path modelFolder(const std::string& given, const std::string& bundled);
 

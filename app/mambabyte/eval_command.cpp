@@ -23,14 +23,14 @@ struct Arguments {
 
 ByteView rangeOf(const MappedFile& file, const Arguments& arguments) {
   const std::uint64_t size = file.bytes().size();
-  const std::uint64_t end = arguments.offset + (arguments.bytes ? arguments.bytes : size);
-  if (arguments.offset >= size || (arguments.bytes && end > size)) {
+  if (arguments.offset >= size || arguments.bytes > size - arguments.offset) {
     throw FormatError(arguments.file, "range", "bytes within the file's " + std::to_string(size),
                       "offset " + std::to_string(arguments.offset) + ", " +
                           std::to_string(arguments.bytes) + " bytes");
   }
   const auto* data = reinterpret_cast<const Byte*>(file.bytes().data());
-  return ByteView(data + arguments.offset, std::min(end, size) - arguments.offset);
+  return ByteView(data + arguments.offset,
+                  arguments.bytes ? arguments.bytes : size - arguments.offset);
 }
 
 int evaluateFile(const Arguments& arguments) {
@@ -63,7 +63,7 @@ int evaluateFile(const Arguments& arguments) {
                              {"bytes_per_second", result.bytesPerSecond()},
                              {"manifest",
                               {{"version", programVersion()},
-                               {"model", describeModel(*model)},
+                               {"model", describeModel(described(*model))},
                                {"file", arguments.file},
                                {"offset", arguments.offset},
                                {"range_bytes", text.size()}}}});
@@ -79,9 +79,10 @@ Run addEval(CLI::App& app) {
   command.add_option("--model", arguments->model, "Model folder; default the bundled model");
   command.add_option("--file", arguments->file, "File to score")->required();
   command.add_option("--offset", arguments->offset, "First byte of the range")
+      ->check(AtLeast(0))
       ->capture_default_str();
   command.add_option("--bytes", arguments->bytes, "Length of the range; default to the end")
-      ->check(CLI::PositiveNumber);
+      ->check(AtLeast(1));
   command.add_option("--json", arguments->json, "File for the result and its manifest");
   arguments->device.addTo(command);
   return [arguments] { return evaluateFile(*arguments); };

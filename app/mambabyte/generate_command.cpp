@@ -66,38 +66,6 @@ Speculation speculationOf(const Arguments& arguments) {
   return arguments.speculate == "topb" ? Speculation::TopBeta : Speculation::Exact;
 }
 
-std::shared_ptr<SubwordDrafter> openDrafter(const ModelLoader& loader, const std::string& folder,
-                                            std::stop_token stop) {
-  const auto model = loader.open(folder, stop);
-  if (model->info().tokenizer.empty()) {
-    throw RequestError(folder + ": a drafter is a subword model with a tokenizer.json; found none");
-  }
-  return std::make_shared<SubwordDrafter>(
-      model, std::make_shared<const Tokenizer>(model->info().tokenizer));
-}
-
-nlohmann::json report(const Arguments& arguments, const Session& session,
-                      const SubwordDrafter* drafter, const Recorder& recorder,
-                      std::size_t promptSize, double seconds) {
-  nlohmann::json byteRecords = nlohmann::json::array();
-  for (std::size_t i = 0; i < recorder.bytes.size(); ++i)
-    byteRecords.push_back(describeByte(i, recorder.bytes[i]));
-  nlohmann::json roundRecords = nlohmann::json::array();
-  for (const RoundRecord& round : recorder.rounds) roundRecords.push_back(describeRound(round));
-  const std::size_t written = recorder.bytes.size() - promptSize;
-  const nlohmann::json summary = describeTotals(recorder.totals, written, seconds);
-  nlohmann::json result = summary;  // the figures stand at the top level too, as eval's do
-  result["summary"] = summary;
-  result["manifest"] = {{"version", programVersion()},
-                        {"model", describeModel(session.verifier())},
-                        {"draft", drafter ? describeModel(drafter->model()) : nlohmann::json()},
-                        {"settings", describeSettings(arguments.settings)},
-                        {"prompt_bytes", promptSize}};
-  result["byte_records"] = std::move(byteRecords);
-  result["round_records"] = std::move(roundRecords);
-  return result;
-}
-
 void printSummary(const Recorder& recorder, std::size_t written, double seconds) {
   const SpeculationTotals& totals = recorder.totals;
   std::fprintf(stderr, "%zu bytes in %.3f s: %.0f bytes/s", written, seconds,
@@ -118,6 +86,8 @@ int generate(Arguments& arguments) {
   const std::stop_token stop = interruption();
   const Bytes prompt = readPrompt(arguments);
   if (prompt.empty()) throw RequestError("the prompt is empty; the model needs at least one byte");
+  for (const std::string& file : {arguments.output, arguments.json})
+    if (!file.empty()) expectWritable(file);  // before the work, not after it
   arguments.settings.speculation = speculationOf(arguments);
   arguments.settings.healing = !arguments.noHealing;
   const ModelLoader loader(arguments.device.options());
@@ -128,11 +98,7 @@ int generate(Arguments& arguments) {
   Session session(verifier, drafter);
   session.replace(0, 0, prompt);
   Recorder recorder(prompt.size());
-  session.score(recorder, stop);
-  if (drafter) {  // reading the prompt is not decoding
-    drafter->configure({arguments.settings.healing, arguments.settings.leastConfidence});
-    drafter->reset(session.text(), stop);
-  }
+  session.prepare(arguments.settings, recorder, stop);  // reading the prompt is not decoding
   const auto start = std::chrono::steady_clock::now();
   bool interrupted = false;
   try {
@@ -147,31 +113,43 @@ int generate(Arguments& arguments) {
   printSummary(recorder, written, seconds);
   if (!arguments.output.empty())
     writeFileAtomically(arguments.output, toText(ByteView(session.text()).last(written)));
-  if (!arguments.json.empty())
-    writeJson(arguments.json,
-              report(arguments, session, drafter.get(), recorder, prompt.size(), seconds));
+  if (!arguments.json.empty()) {
+    RunReport report{.bytes = recorder.bytes,
+                     .rounds = recorder.rounds,
+                     .promptBytes = prompt.size(),
+                     .totals = recorder.totals,
+                     .written = written,
+                     .seconds = seconds,
+                     .settings = arguments.settings,
+                     .verifier = described(*verifier)};
+    if (drafter) report.drafter = described(drafter->model());
+    writeJson(arguments.json, describeRun(report));
+  }
   if (interrupted) throw Stopped();
   return 0;
 }
 
 void addSampling(CLI::App& command, SamplerSettings& sampler) {
   command.add_option("--temperature", sampler.temperature, "0 is greedy")
-      ->check(CLI::Range(0.0, 100.0))
+      ->check(Between(0.0, 100.0))
       ->capture_default_str();
   command.add_option("--top-k", sampler.topK, "Keep the k most probable bytes; 0 keeps all")
+      ->check(AtLeast(0))
       ->capture_default_str();
   command.add_option("--top-p", sampler.topP, "Keep the smallest set with this probability")
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(Between(0.0, 1.0))
       ->capture_default_str();
   command.add_option("--min-p", sampler.minP, "Keep at least this share of the best probability")
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(Between(0.0, 1.0))
       ->capture_default_str();
   command
       .add_option("--repetition-penalty", sampler.repetitionPenalty,
                   "Divides the logits of recent bytes; 1 is off")
-      ->check(CLI::Range(0.01, 100.0))
+      ->check(Between(0.01, 100.0))
       ->capture_default_str();
-  command.add_option("--seed", sampler.seed, "Same seed, same bytes")->capture_default_str();
+  command.add_option("--seed", sampler.seed, "Same seed, same bytes")
+      ->check(AtLeast(0))
+      ->capture_default_str();
 }
 
 }  // namespace
@@ -202,7 +180,7 @@ Run addGenerate(CLI::App& app) {
   command
       .add_option("--draft-confidence", arguments->settings.leastConfidence,
                   "Draft only what the drafter finds this probable; 0 always drafts")
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(Between(0.0, 1.0))
       ->capture_default_str();
   command.add_flag("--no-healing", arguments->noHealing,
                    "After a correction let the verifier write up to the next space, as the paper");

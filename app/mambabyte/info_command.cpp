@@ -52,7 +52,7 @@ int inform(const Arguments& arguments) {
   const auto model = loader.open(modelFolder(arguments.model, "books"), interruption());
   printModel(*model);
   printMachine();
-  if (!arguments.json.empty()) writeJson(arguments.json, describeModel(*model));
+  if (!arguments.json.empty()) writeJson(arguments.json, describeModel(described(*model)));
   return 0;
 }
 

@@ -1,5 +1,6 @@
 // mambabyte: the engine on the command line. Results go to standard output, progress to standard
 // error. Exit status: 0 done, 1 failed, 2 bad arguments, 130 interrupted.
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <vector>
@@ -14,10 +15,16 @@ constexpr int kFailed = 1;
 constexpr int kBadArguments = 2;
 constexpr int kInterrupted = 130;
 
+/// Results that did not reach standard output are a failure.
+int finish(int status) {
+  if (std::fflush(stdout) == 0 && !std::ferror(stdout)) return status;
+  throw mb::FileError("standard output", "cannot be written");
+}
+
 int runCommand(const std::vector<std::pair<CLI::App*, mb::cli::Run>>& commands) {
   try {
     for (const auto& [command, run] : commands)
-      if (command->parsed()) return run();
+      if (command->parsed()) return finish(run());
     return 0;
   } catch (const mb::Stopped&) {
     std::fprintf(stderr, "mambabyte: interrupted\n");
@@ -39,6 +46,11 @@ int main(int argc, char** argv) {
        {mb::cli::addGenerate, mb::cli::addEval, mb::cli::addInfo, mb::cli::addBench}) {
     const mb::cli::Run run = add(app);
     commands.emplace_back(app.get_subcommands({}).back(), run);
+  }
+  const auto isNamed = [&](const auto& command) { return command.first->check_name(argv[1]); };
+  if (argc > 1 && argv[1][0] != '-' && std::ranges::none_of(commands, isNamed)) {
+    std::fprintf(stderr, "mambabyte: expected generate, eval, info or bench, found %s\n", argv[1]);
+    return kBadArguments;
   }
   try {
     app.parse(argc, argv);

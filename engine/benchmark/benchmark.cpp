@@ -67,7 +67,7 @@ class CountRounds : public IgnoreBytes {
 double generationRate(Session& session, std::size_t promptSize, std::size_t bytes,
                       const GenerationSettings& settings, SessionListener& listener) {
   session.replace(promptSize, session.text().size(), {});
-  session.score(listener, {});
+  session.prepare(settings, listener, {});
   const auto start = Clock::now();
   session.generate(bytes, settings, listener, {});
   return static_cast<double>(bytes) / secondsSince(start);

@@ -1,5 +1,6 @@
 #include "engine/checkpoint/checkpoint.h"
 
+#include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -17,10 +18,25 @@ namespace {
 
 constexpr std::size_t kConfigLimit = 1 << 20;
 constexpr std::size_t kIndexLimit = 64 << 20;
+constexpr std::size_t kNameLimit = 255;  // of file systems
 
 /// The state-spaces layout differs in one name.
 std::string canonicalName(const std::string& name) {
   return name == "backbone.embedding.weight" ? "backbone.embeddings.weight" : name;
+}
+
+/// Whether a shard's name stays in the folder and can be shown.
+bool isFileName(const std::string& text) {
+  const bool hasControls =
+      std::ranges::any_of(text, [](unsigned char c) { return c < 0x20 || c == 0x7f; });
+  return !text.empty() && text.size() <= kNameLimit && !hasControls && text != ".." &&
+         std::filesystem::path(text).filename() == text;
+}
+
+/// False also for what cannot be examined, such as a link to itself.
+bool isThere(const std::filesystem::path& path) {
+  std::error_code error;
+  return std::filesystem::exists(path, error);
 }
 
 std::filesystem::path folderOf(const std::filesystem::path& path) {
@@ -77,11 +93,11 @@ void Checkpoint::readWeights() {
   const auto single = m_folder / "model.safetensors";
   const auto index = m_folder / "model.safetensors.index.json";
   const auto torch = m_folder / "pytorch_model.bin";
-  if (std::filesystem::exists(single)) {
+  if (isThere(single)) {
     addFile(single, readSafetensors(single));
-  } else if (std::filesystem::exists(index)) {
+  } else if (isThere(index)) {
     readShards(index);
-  } else if (std::filesystem::exists(torch)) {
+  } else if (isThere(torch)) {
     addFile(torch, readTorchFile(torch));
   } else {
     throw FileError(m_folder,
@@ -96,10 +112,11 @@ void Checkpoint::readShards(const std::filesystem::path& index) {
   std::set<std::string> files;
   for (const auto& [name, file] : json.object("weight_map").items()) {
     if (!file.is_string())
-      throw FormatError(index, "tensor " + name, "a file name", file.type_name());
+      throw FormatError(index, "tensor " + inQuotes(name), "a file name", file.type_name());
     const std::string text = file.get<std::string>();
-    if (text.empty() || std::filesystem::path(text).filename() != text || text == "..")
-      throw FormatError(index, "tensor " + name, "a file name in the same folder", inQuotes(text));
+    if (!isFileName(text))
+      throw FormatError(index, "tensor " + inQuotes(name), "a file name in the same folder",
+                        inQuotes(text));
     files.insert(text);
   }
   for (const std::string& file : files) addFile(m_folder / file, readSafetensors(m_folder / file));
@@ -110,11 +127,25 @@ void Checkpoint::addFile(const std::filesystem::path& file, std::map<std::string
   for (auto& [name, tensor] : tensors) {
     const std::string canonical = canonicalName(name);
     if (!m_tensors.emplace(canonical, std::move(tensor)).second)
-      throw FormatError(file, "tensor " + name, "each tensor once", "a second one");
+      throw FormatError(file, "tensor " + inQuotes(name), "each tensor once", "a second one");
   }
 }
 
+/// Tensors that share bytes would let a small file ask for any amount of memory. Only a head may
+/// share those of the embedding.
+void Checkpoint::checkSize() const {
+  std::uintmax_t stored = 0;
+  std::uintmax_t used = 0;
+  for (const auto& file : m_weightFiles) stored += MappedFile(file).bytes().size();
+  for (const auto& [name, tensor] : m_tensors) used += tensor.data.size();
+  if (used <= 2 * stored) return;
+  throw FormatError(m_weightFiles.front(), "tensors",
+                    "at most the " + std::to_string(stored) + " bytes of the weight files",
+                    std::to_string(used) + ", many of them shared");
+}
+
 void Checkpoint::checkTensors() {
+  checkSize();
   std::set<std::string> known;
   for (const auto& [name, shape] : expectedTensors(m_config)) {
     tensor(name, shape);
@@ -144,7 +175,7 @@ Tensor Checkpoint::tensor(const std::string& name, const Shape& shape) const {
 
 std::filesystem::path Checkpoint::tokenizerFile() const {
   const auto file = m_folder / "tokenizer.json";
-  return std::filesystem::exists(file) ? file : std::filesystem::path();
+  return isThere(file) ? file : std::filesystem::path();
 }
 
 std::string hashOfFiles(const std::vector<std::filesystem::path>& files) {

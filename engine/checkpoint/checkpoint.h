@@ -48,6 +48,7 @@ class Checkpoint : public WeightSource {
   void readWeights();
   void readShards(const std::filesystem::path& index);
   void addFile(const std::filesystem::path& file, std::map<std::string, Tensor> tensors);
+  void checkSize() const;
   void checkTensors();
 
   std::filesystem::path m_folder;

@@ -26,8 +26,8 @@ nlohmann::json parseJson(std::string_view text, const std::filesystem::path& fil
   } catch (const nlohmann::json::parse_error& error) {
     throw FormatError(file, subject, "valid JSON",
                       "an error at byte " + std::to_string(error.byte));
-  } catch (const nlohmann::json::exception& error) {
-    throw FormatError(file, subject, "valid JSON", error.what());
+  } catch (const nlohmann::json::exception&) {
+    throw FormatError(file, subject, "valid JSON", "a number out of range");
   }
 }
 

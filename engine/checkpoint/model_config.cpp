@@ -27,6 +27,13 @@ std::size_t defaultDtRank(std::size_t dModel) {
   return (dModel + 15) / 16;
 }
 
+double epsilonOf(const JsonReader& json, const std::filesystem::path& file,
+                 const std::string& key) {
+  const double epsilon = json.number(key, 1e-5);
+  if (epsilon >= 0) return epsilon;
+  throw FormatError(file, "config " + inQuotes(key), "a number from 0", std::to_string(epsilon));
+}
+
 ModelConfig fromTransformers(const JsonReader& json, const std::filesystem::path& file) {
   expectText(json, file, "model_type", "mamba");
   expectText(json, file, "hidden_act", "silu");
@@ -40,7 +47,7 @@ ModelConfig fromTransformers(const JsonReader& json, const std::filesystem::path
   config.dConv = json.size("conv_kernel", 1, kMostTaps, 4);
   config.dtRank = json.size("time_step_rank", 1, kMostWidth, defaultDtRank(config.dModel));
   config.layers = json.size("num_hidden_layers", 1, kMostLayers);
-  config.normEpsilon = json.number("layer_norm_epsilon", 1e-5);
+  config.normEpsilon = epsilonOf(json, file, "layer_norm_epsilon");
   config.projectionBias = json.flag("use_bias", false);
   config.convBias = json.flag("use_conv_bias", true);
   config.tiedHead = json.flag("tie_word_embeddings", true);
@@ -79,7 +86,7 @@ ModelConfig fromStateSpaces(const nlohmann::json& root, const JsonReader& json,
   config.projectionBias = ssm.flag("bias", false);
   config.convBias = ssm.flag("conv_bias", true);
   config.norm = json.flag("rms_norm", true) ? NormKind::Rms : NormKind::Layer;
-  config.normEpsilon = json.number("norm_epsilon", 1e-5);
+  config.normEpsilon = epsilonOf(json, file, "norm_epsilon");
   config.tiedHead = json.flag("tie_embeddings", true);
   return config;
 }

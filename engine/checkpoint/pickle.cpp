@@ -17,6 +17,11 @@ namespace {
 /// contain itself leaks nothing and cannot recurse.
 using Index = std::size_t;
 
+/// Far beyond any model, and low enough that the largest program asks for little memory.
+constexpr std::size_t kMostOpcodes = 1 << 20;
+constexpr std::size_t kMostText = 512;
+constexpr std::size_t kMostExtents = 8;  // tensors may share sizes in the file, not in memory
+
 struct None {};
 struct Mark {};
 struct Tuple {
@@ -90,6 +95,8 @@ class Machine {
   std::map<std::string, PickledTensor> run() {
     while (true) {
       const std::uint8_t opcode = number<std::uint8_t>();
+      if (++m_opcodes > kMostOpcodes)
+        fail("at most " + std::to_string(kMostOpcodes) + " opcodes", "more");
       if (opcode == kStop) return result();
       if (!pushConstant(opcode) && !pushCollection(opcode) && !useMemo(opcode) && !call(opcode))
         fail("an opcode of a tensor dictionary", hex(opcode));
@@ -115,14 +122,20 @@ class Machine {
     return value;
   }
 
+  std::string text(std::size_t size) {
+    if (size > kMostText)
+      fail("text of at most " + std::to_string(kMostText) + " bytes", std::to_string(size));
+    return std::string(take(size));
+  }
+
   std::string line() {
     const auto rest = reinterpret_cast<const char*>(m_program.data()) + m_position;
     const auto* end =
         static_cast<const char*>(std::memchr(rest, '\n', m_program.size() - m_position));
     if (!end) fail("a line", "no end of line");
-    const std::string text(take(static_cast<std::size_t>(end - rest)));
+    const std::string found = text(static_cast<std::size_t>(end - rest));
     take(1);
-    return text;
+    return found;
   }
 
   Index push(Value value) {
@@ -163,8 +176,10 @@ class Machine {
 
   std::vector<std::size_t> sizesAt(Index index) const {
     std::vector<std::size_t> sizes;
-    for (const Index item : as<Tuple>(index, "a tuple of sizes").items)
-      sizes.push_back(sizeAt(item));
+    const std::vector<Index>& items = as<Tuple>(index, "a tuple of sizes").items;
+    if (items.size() > kMostExtents)
+      fail("at most " + std::to_string(kMostExtents) + " sizes", std::to_string(items.size()));
+    for (const Index item : items) sizes.push_back(sizeAt(item));
     return sizes;
   }
 
@@ -182,59 +197,38 @@ class Machine {
 
   bool pushConstant(std::uint8_t opcode) {
     switch (opcode) {
-      case kNone:
-        return push(None{}), true;
-      case kMark:
-        return push(Mark{}), true;
-      case kTrue:
-        return push(true), true;
-      case kFalse:
-        return push(false), true;
-      case kInt32:
-        return push(std::int64_t{number<std::int32_t>()}), true;
-      case kByteInt:
-        return push(std::int64_t{number<std::uint8_t>()}), true;
-      case kShortInt:
-        return push(std::int64_t{number<std::uint16_t>()}), true;
-      case kLong1:
-        return push(longInteger()), true;
-      case kUnicode:
-        return push(std::string(take(number<std::uint32_t>()))), true;
-      case kShortUnicode:
-        return push(std::string(take(number<std::uint8_t>()))), true;
-      case kProtocol:
-        return take(1), true;
-      case kFrame:
-        return take(8), true;
-      default:
-        return false;
+      case kNone: return push(None{}), true;
+      case kMark: return push(Mark{}), true;
+      case kTrue: return push(true), true;
+      case kFalse: return push(false), true;
+      case kInt32: return push(std::int64_t{number<std::int32_t>()}), true;
+      case kByteInt: return push(std::int64_t{number<std::uint8_t>()}), true;
+      case kShortInt: return push(std::int64_t{number<std::uint16_t>()}), true;
+      case kLong1: return push(longInteger()), true;
+      case kUnicode: return push(text(number<std::uint32_t>())), true;
+      case kShortUnicode: return push(text(number<std::uint8_t>())), true;
+      case kProtocol: return take(1), true;
+      case kFrame: return take(8), true;
+      default: return false;
     }
   }
 
   bool pushCollection(std::uint8_t opcode) {
     switch (opcode) {
-      case kEmptyDict:
-        return push(Dict{}), true;
+      case kEmptyDict: return push(Dict{}), true;
       case kEmptyTuple:
-      case kEmptyList:
-        return push(Tuple{}), true;
-      case kTuple:
-        return push(Tuple{popToMark()}), true;
-      case kTuple1:
-        return pushTuple(1), true;
-      case kTuple2:
-        return pushTuple(2), true;
-      case kTuple3:
-        return pushTuple(3), true;
+      case kEmptyList: return push(Tuple{}), true;
+      case kTuple: return push(Tuple{popToMark()}), true;
+      case kTuple1: return pushTuple(1), true;
+      case kTuple2: return pushTuple(2), true;
+      case kTuple3: return pushTuple(3), true;
       case kSetItem: {
         const Index value = pop();
         const Index key = pop();
         return addItems({key, value}), true;
       }
-      case kSetItems:
-        return addItems(popToMark()), true;
-      default:
-        return false;
+      case kSetItems: return addItems(popToMark()), true;
+      default: return false;
     }
   }
 
@@ -256,18 +250,12 @@ class Machine {
 
   bool useMemo(std::uint8_t opcode) {
     switch (opcode) {
-      case kPut:
-        return remember(number<std::uint8_t>()), true;
-      case kLongPut:
-        return remember(number<std::uint32_t>()), true;
-      case kMemoize:
-        return remember(m_memo.size()), true;
-      case kGet:
-        return recall(number<std::uint8_t>()), true;
-      case kLongGet:
-        return recall(number<std::uint32_t>()), true;
-      default:
-        return false;
+      case kPut: return remember(number<std::uint8_t>()), true;
+      case kLongPut: return remember(number<std::uint32_t>()), true;
+      case kMemoize: return remember(m_memo.size()), true;
+      case kGet: return recall(number<std::uint8_t>()), true;
+      case kLongGet: return recall(number<std::uint32_t>()), true;
+      default: return false;
     }
   }
 
@@ -284,16 +272,11 @@ class Machine {
 
   bool call(std::uint8_t opcode) {
     switch (opcode) {
-      case kGlobal:
-        return pushGlobal(), true;
-      case kPersistentId:
-        return pushStorage(), true;
-      case kReduce:
-        return reduce(), true;
-      case kBuild:
-        return pop(), true;  // attributes of the OrderedDict, such as _metadata
-      default:
-        return false;
+      case kGlobal: return pushGlobal(), true;
+      case kPersistentId: return pushStorage(), true;
+      case kReduce: return reduce(), true;
+      case kBuild: return pop(), true;  // attributes of the OrderedDict, such as _metadata
+      default: return false;
     }
   }
 
@@ -317,7 +300,7 @@ class Machine {
   /// ("storage", torch.FloatStorage, key, location, element count)
   void pushStorage() {
     const Index id = pop();
-    const std::vector<Index> items = as<Tuple>(id, "a tuple naming a storage").items;
+    const std::vector<Index>& items = as<Tuple>(id, "a tuple naming a storage").items;
     if (items.size() != 5 || as<std::string>(items[0], "text") != "storage")
       fail("a storage of 5 entries", std::to_string(items.size()) + " entries");
     push(Storage{as<std::string>(items[2], "a storage key"),
@@ -328,7 +311,7 @@ class Machine {
     const Index argumentsIndex = pop();
     const Index function = pop();
     const std::string name = as<Global>(function, "a function").name;
-    const std::vector<Index> arguments = as<Tuple>(argumentsIndex, "arguments").items;
+    const std::vector<Index>& arguments = as<Tuple>(argumentsIndex, "arguments").items;
     if (name == "collections.OrderedDict" && arguments.empty()) {
       push(Dict{});
     } else if (name == "torch._utils._rebuild_tensor_v2" && arguments.size() >= 4) {
@@ -354,6 +337,7 @@ class Machine {
   std::span<const std::byte> m_program;
   const std::filesystem::path& m_file;
   std::size_t m_position = 0;
+  std::size_t m_opcodes = 0;
   std::vector<Value> m_values;
   std::vector<Index> m_stack;
   std::unordered_map<std::size_t, Index> m_memo;

@@ -1,5 +1,6 @@
 #include "engine/checkpoint/safetensors.h"
 
+#include <algorithm>
 #include <cstring>
 #include <nlohmann/json.hpp>
 
@@ -20,7 +21,7 @@ DataType dataTypeOf(const std::filesystem::path& file, const std::string& name,
                     const std::string& text) {
   for (const DataType type : {DataType::Float32, DataType::Float16, DataType::BFloat16})
     if (text == nameOf(type)) return type;
-  throw FormatError(file, "tensor " + name, "type F32, F16 or BF16", inQuotes(text));
+  throw FormatError(file, "tensor " + inQuotes(name), "type F32, F16 or BF16", inQuotes(text));
 }
 
 std::string_view headerOf(const std::filesystem::path& file, std::span<const std::byte> bytes) {
@@ -39,7 +40,7 @@ std::string_view headerOf(const std::filesystem::path& file, std::span<const std
 
 Tensor tensorFrom(const std::filesystem::path& file, const std::string& name, const Json& entry,
                   std::span<const std::byte> data) {
-  const std::string subject = "tensor " + name;
+  const std::string subject = "tensor " + inQuotes(name);
   const JsonReader reader(entry, file, subject);
   Tensor tensor;
   tensor.file = file;
@@ -63,6 +64,18 @@ Tensor tensorFrom(const std::filesystem::path& file, const std::string& name, co
   return tensor;
 }
 
+void expectNoOverlap(const std::filesystem::path& file,
+                     const std::map<std::string, Tensor>& tensors) {
+  std::vector<const Tensor*> byPlace;
+  for (const auto& [name, tensor] : tensors)
+    if (!tensor.data.empty()) byPlace.push_back(&tensor);
+  std::ranges::sort(byPlace, {}, [](const Tensor* t) { return t->data.data(); });
+  for (std::size_t i = 1; i < byPlace.size(); ++i)
+    if (byPlace[i]->data.data() < byPlace[i - 1]->data.data() + byPlace[i - 1]->data.size())
+      throw FormatError(file, "tensor " + byPlace[i]->name, "data of its own",
+                        "bytes shared with tensor " + byPlace[i - 1]->name);
+}
+
 }  // namespace
 
 std::map<std::string, Tensor> readSafetensors(const std::filesystem::path& file) {
@@ -78,6 +91,7 @@ std::map<std::string, Tensor> readSafetensors(const std::filesystem::path& file)
     tensor.owner = mapped;
     tensors.emplace(name, std::move(tensor));
   }
+  expectNoOverlap(file, tensors);
   return tensors;
 }
 

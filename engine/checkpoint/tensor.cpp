@@ -1,5 +1,6 @@
 #include "engine/checkpoint/tensor.h"
 
+#include <algorithm>
 #include <bit>
 #include <cassert>
 #include <cstring>
@@ -39,20 +40,19 @@ std::size_t sizeOf(DataType type) {
 
 std::string nameOf(DataType type) {
   switch (type) {
-    case DataType::Float32:
-      return "F32";
-    case DataType::Float16:
-      return "F16";
-    case DataType::BFloat16:
-      return "BF16";
+    case DataType::Float32: return "F32";
+    case DataType::Float16: return "F16";
+    case DataType::BFloat16: return "BF16";
   }
   return "?";
 }
 
 std::string toString(const Shape& shape) {
+  constexpr std::size_t kShownExtents = 8;
   std::string text = "[";
-  for (std::size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
-  return text + "]";
+  for (std::size_t i = 0; i < std::min(shape.size(), kShownExtents); ++i)
+    text += (i ? ", " : "") + std::to_string(shape[i]);
+  return text + (shape.size() > kShownExtents ? ", …]" : "]");
 }
 
 std::size_t elementCount(const Shape& shape) {
@@ -64,14 +64,12 @@ std::size_t elementCount(const Shape& shape) {
 
 void Tensor::read(std::size_t first, std::span<float> out) const {
   assert((first + out.size()) * sizeOf(type) <= data.size());
+  if (out.empty()) return;  // whose address may be null
   const std::byte* source = data.data() + first * sizeOf(type);
   switch (type) {
-    case DataType::Float32:
-      return std::memcpy(out.data(), source, out.size_bytes()), void();
-    case DataType::Float16:
-      return widenAll<std::uint16_t>(source, out, halfToFloat);
-    case DataType::BFloat16:
-      return widenAll<std::uint16_t>(source, out, bfloat16ToFloat);
+    case DataType::Float32: return std::memcpy(out.data(), source, out.size_bytes()), void();
+    case DataType::Float16: return widenAll<std::uint16_t>(source, out, halfToFloat);
+    case DataType::BFloat16: return widenAll<std::uint16_t>(source, out, bfloat16ToFloat);
   }
 }
 

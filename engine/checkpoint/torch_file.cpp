@@ -25,7 +25,7 @@ struct CloseEntry {
 /// The zip of a torch checkpoint. Entries are stored, so none can be larger than the file.
 class Archive {
  public:
-  explicit Archive(const std::filesystem::path& path) : m_path(path), m_fileSize(sizeOfFile(path)) {
+  explicit Archive(const std::filesystem::path& path) : m_path(path), m_unread(sizeOfFile(path)) {
     int code = 0;
     m_archive.reset(zip_open(path.c_str(), ZIP_RDONLY, &code));
     if (!m_archive) {
@@ -39,19 +39,20 @@ class Archive {
   }
 
   /// Reads "<prefix>/<name>" whole.
-  EntryBytes read(const std::string& name) const {
+  EntryBytes read(const std::string& name) {
     const std::string full = m_prefix + name;
     zip_stat_t info;
     if (zip_stat(m_archive.get(), full.c_str(), 0, &info) != 0)
       throw FormatError(m_path, "archive", "an entry " + inQuotes(full), "none");
     constexpr zip_uint64_t kNeeded = ZIP_STAT_SIZE | ZIP_STAT_COMP_METHOD;
     if ((info.valid & kNeeded) != kNeeded || info.comp_method != ZIP_CM_STORE ||
-        info.size > m_fileSize) {
+        info.size > m_unread) {
       throw FormatError(
           m_path, "entry " + inQuotes(full),
-          "stored data within the " + std::to_string(m_fileSize) + " bytes of file",
+          "stored data within the " + std::to_string(m_unread) + " bytes not read yet",
           std::to_string(info.size) + " bytes, method " + std::to_string(info.comp_method));
     }
+    m_unread -= info.size;
     EntryBytes bytes(info.size);
     const std::unique_ptr<zip_file_t, CloseEntry> entry(
         zip_fopen_index(m_archive.get(), info.index, 0));
@@ -97,7 +98,7 @@ class Archive {
   }
 
   std::filesystem::path m_path;
-  std::size_t m_fileSize;
+  std::size_t m_unread;  ///< entries do not overlap: together they fit in the file
   std::unique_ptr<zip_t, DiscardArchive> m_archive;
   std::string m_prefix;
 };
@@ -114,7 +115,7 @@ bool isContiguous(const PickledTensor& tensor) {
 /// Checks that the tensor lies within its storage of `available` bytes.
 void check(const PickledTensor& tensor, const std::string& name, std::size_t available,
            const std::filesystem::path& file) {
-  const std::string subject = "tensor " + name;
+  const std::string subject = "tensor " + inQuotes(name);
   const std::string described = toString(tensor.shape) + " of " + nameOf(tensor.type);
   std::size_t end = 0;
   try {
@@ -134,7 +135,7 @@ void check(const PickledTensor& tensor, const std::string& name, std::size_t ava
 }  // namespace
 
 std::map<std::string, Tensor> readTorchFile(const std::filesystem::path& file) {
-  const Archive archive(file);
+  Archive archive(file);
   const EntryBytes program = archive.read("data.pkl");
   std::map<std::string, std::shared_ptr<const EntryBytes>> storages;
   std::map<std::string, Tensor> tensors;

@@ -247,7 +247,6 @@ std::span<const float> CpuRunner::logits(std::size_t index) const {
 
 void CpuRunner::rewind(const State& from, State& to, std::size_t kept) {
   assert(kept <= m_lastCount && &from != &to);
-  if (kept == m_lastCount) return;
   if (kept == 0) {
     to = from;
     return;

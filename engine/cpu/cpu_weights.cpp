@@ -49,6 +49,8 @@ class Reader {
     for (std::size_t row = 0; row < count; ++row) {
       if (m_stop.stop_requested()) throw Stopped();
       tensor.read(row * width, values);
+      if (m_type == WeightType::BFloat16)
+        for (float& value : values) value = bfloat16ToFloat(floatToBfloat16(value));
       expectFinite(tensor, row * width, values);
       use(row, std::span<const float>(values));
     }
@@ -104,8 +106,12 @@ class Reader {
     AlignedArray<float> result(states * stride);
     for (std::size_t i = 0; i < values.size(); ++i) {
       const double a = -std::exp(static_cast<double>(values[i]));
-      result[blockOffset(i / states, states) + i % states * kBlockRows] =
-          static_cast<float>(a * kLog2e);
+      const float rate = static_cast<float>(a * kLog2e);
+      if (!std::isfinite(rate))
+        throw FormatError(m_source.tensor(m_prefix + "mixer.A_log", {config.dInner, states}).file,
+                          "tensor " + m_prefix + "mixer.A_log", "decay rates exp(A_log) in range",
+                          std::to_string(values[i]) + " at element " + std::to_string(i));
+      result[blockOffset(i / states, states) + i % states * kBlockRows] = rate;
     }
     return result;
   }

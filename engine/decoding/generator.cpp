@@ -40,6 +40,14 @@ void count(RoundRecord& round, std::size_t accepted) {
   }
 }
 
+/// A drafter that says more than it was asked for must not make the run longer.
+void cut(Draft& draft, std::size_t most) {
+  draft.bytes.resize(most);
+  std::erase_if(draft.tokens, [&](const DraftToken& token) { return token.begin >= most; });
+  for (DraftToken& token : draft.tokens)
+    token.end = std::min(token.end, static_cast<std::uint16_t>(most));
+}
+
 std::vector<Token> toTokens(ByteView bytes) {
   return {bytes.begin(), bytes.end()};
 }
@@ -127,6 +135,7 @@ void Generator::propose(const ChunkRequest& request) {
   const Stopwatch watch(m_round.times.draft);
   const std::size_t most = std::min(m_end - m_text.size(), m_cursor.maxGuess());
   Draft draft = m_drafter->propose(m_settings.draftTokens, most, request.stop);
+  if (draft.bytes.size() > most) cut(draft, most);
   m_round.draft = std::move(draft.bytes);
   m_round.tokens = std::move(draft.tokens);
 }

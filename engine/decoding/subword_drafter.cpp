@@ -11,7 +11,7 @@ namespace mb {
 
 namespace {
 
-/// More pending bytes than this are read as tokens of their own before drafting goes on.
+/// Most bytes that are healed; more of a piece are read as tokens of their own.
 constexpr std::size_t kLongestHealed = 32;
 
 /// Probability of the largest logit. Logits far below it are left out: together they weigh less
@@ -46,33 +46,59 @@ SubwordDrafter::SubwordDrafter(std::shared_ptr<const Model> model,
 
 void SubwordDrafter::reset(ByteView text, std::stop_token stop) {
   const bool extends = m_ready && startsWith(text, m_text);
-  if (!extends || text.size() - m_text.size() > kContextBytes) return startOver(text, stop);
+  if (!extends || text.size() - m_text.size() > kContextBytes)
+    return startOver(Bytes(text.begin(), text.end()), stop);
   const Bytes added(text.begin() + static_cast<std::ptrdiff_t>(m_text.size()), text.end());
-  append(added);
-  if (m_pending.size() > kLongestHealed) readPending(stop);
+  follow(added, stop);
 }
 
-void SubwordDrafter::startOver(ByteView text, std::stop_token stop) {
+void SubwordDrafter::startOver(Bytes text, std::stop_token stop) {
   m_ready = false;
-  m_text.assign(text.begin(), text.end());
-  const ByteView context = text.last(std::min(text.size(), kContextBytes));
+  m_text = std::move(text);
+  const ByteView context = ByteView(m_text).last(std::min(m_text.size(), kContextBytes));
   m_pending.assign(context.begin(), context.end());
   m_boundaries[0].state = m_model->newState();
   readPending(stop);
 }
 
-/// Moves the base boundary over the pending bytes, taken as tokens of their own. With healing the
-/// last piece stays pending, so that it can become part of a longer token.
+/// Every piece but the last, which may become part of a longer token. A long piece is taken in
+/// parts, so that no more than kLongestHealed bytes ever have to be healed. Where the parts end
+/// depends on the text alone, not on how it came.
+SubwordDrafter::Settled SubwordDrafter::settle() const {
+  Settled settled;
+  const auto take = [&](ByteView piece) {
+    const std::vector<Token> tokens = m_tokenizer->encode(piece);
+    settled.tokens.insert(settled.tokens.end(), tokens.begin(), tokens.end());
+    settled.bytes += piece.size();
+  };
+  for (bool again = true; again;) {
+    again = false;
+    const ByteView rest = ByteView(m_pending).subspan(settled.bytes);
+    const std::size_t stable = m_tokenizer->lastPieceStart(rest);
+    std::size_t at = 0;
+    for (const std::size_t length : m_tokenizer->pieces(rest)) {
+      again = length > kLongestHealed;
+      if (again) take(rest.subspan(at, kLongestHealed));
+      if (again || at + length > stable) break;
+      take(rest.subspan(at, length));
+      at += length;
+    }
+  }
+  return settled;
+}
+
+/// Moves the base boundary over pending bytes: the settled ones with healing, else all.
 void SubwordDrafter::readPending(std::stop_token stop) {
-  std::size_t settled =
-      m_settings.healing ? m_tokenizer->lastPieceStart(m_pending) : m_pending.size();
-  if (settled == 0) settled = m_pending.size();  // at the start of a text, or one endless piece
+  Settled settled;
+  if (m_settings.healing) settled = settle();
+  m_provisional = m_settings.healing && settled.bytes == 0 && !m_ready;
+  if (!m_settings.healing || m_provisional)
+    settled = {m_tokenizer->encode(m_pending), m_pending.size()};
   forgetSteps();
-  if (settled == 0) return;
-  const std::vector<Token> tokens = m_tokenizer->encode(ByteView(m_pending).first(settled));
+  if (settled.bytes == 0) return;
   m_ready = false;
-  read(tokens, stop);
-  dropPending(settled);
+  read(settled.tokens, stop);
+  dropPending(settled.bytes);
   m_ready = true;
 }
 
@@ -167,33 +193,40 @@ Draft SubwordDrafter::propose(std::size_t tokens, std::size_t maxBytes, std::sto
 
 /// Steps that the text confirms: with healing the tokens it has up to its last piece, whatever they
 /// were drafted from ("the" + "n" is to become "then"); without, all whose bytes it holds.
-std::size_t SubwordDrafter::confirmedSteps(std::size_t settled, TokenView settledTokens) const {
+std::size_t SubwordDrafter::confirmedSteps(TokenView settledTokens) const {
   if (m_settings.healing) {
     const auto differ = std::ranges::mismatch(m_steps, settledTokens);
     return static_cast<std::size_t>(differ.in1 - m_steps.begin());
   }
   std::size_t kept = 0;
-  ByteView rest = ByteView(m_pending).first(settled);
+  ByteView rest = m_pending;
   while (kept < m_steps.size() && startsWith(rest, m_tokenizer->bytes(m_steps[kept])))
     rest = rest.subspan(m_tokenizer->bytes(m_steps[kept++]).size());
   return kept;
 }
 
 void SubwordDrafter::append(ByteView bytes) {
+  follow(bytes, {});
+}
+
+void SubwordDrafter::follow(ByteView bytes, std::stop_token stop) {
+  const bool wasEmpty = m_text.empty();
   m_text.insert(m_text.end(), bytes.begin(), bytes.end());
   m_pending.insert(m_pending.end(), bytes.begin(), bytes.end());
+  if ((m_ready && m_provisional) || wasEmpty) return startOver(m_text, stop);
   if (!m_ready) return;
-  const std::size_t settled =
-      m_settings.healing ? m_tokenizer->lastPieceStart(m_pending) : m_pending.size();
-  std::vector<Token> tokens;
-  if (m_settings.healing) tokens = m_tokenizer->encode(ByteView(m_pending).first(settled));
-  const std::size_t kept = confirmedSteps(settled, tokens);
+  Settled settled;
+  if (m_settings.healing) settled = settle();
+  const std::size_t kept = confirmedSteps(settled.tokens);
+  m_ready = false;  // until everything below is done
   moveBase(kept);
-  const TokenView rest = TokenView(tokens).subspan(std::min(kept, tokens.size()));
-  if (rest.empty()) return;
-  read(rest, {});
-  dropPending(m_tokenizer->decode(rest).size());
-  forgetSteps();
+  const TokenView rest = TokenView(settled.tokens).subspan(std::min(kept, settled.tokens.size()));
+  if (!rest.empty()) {
+    read(rest, stop);
+    dropPending(m_tokenizer->decode(rest).size());
+    forgetSteps();
+  }
+  m_ready = true;
 }
 
 /// Makes boundary `steps` the base.
@@ -209,6 +242,18 @@ void SubwordDrafter::moveBase(std::size_t steps) {
 
 void SubwordDrafter::dropPending(std::size_t bytes) {
   m_pending.erase(m_pending.begin(), m_pending.begin() + static_cast<std::ptrdiff_t>(bytes));
+}
+
+std::shared_ptr<SubwordDrafter> openDrafter(const ModelLoader& loader,
+                                            const std::filesystem::path& folder,
+                                            std::stop_token stop) {
+  const auto model = loader.open(folder, stop);
+  if (model->info().tokenizer.empty()) {
+    throw FormatError(folder, "drafter", "a subword model with a tokenizer.json",
+                      "no tokenizer.json");
+  }
+  return std::make_shared<SubwordDrafter>(
+      model, std::make_shared<const Tokenizer>(model->info().tokenizer));
 }
 
 }  // namespace mb

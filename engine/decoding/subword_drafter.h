@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "engine/decoding/drafter.h"
+#include "engine/model/devices.h"
 #include "engine/model/model.h"
 #include "engine/tokenizer/tokenizer.h"
 
@@ -39,13 +40,21 @@ class SubwordDrafter : public Drafter {
     double probability = 0;  ///< among the tokens that agree with the text
   };
 
-  void startOver(ByteView text, std::stop_token stop);
+  /// Pending bytes that are read as tokens now, whatever follows.
+  struct Settled {
+    std::vector<Token> tokens;
+    std::size_t bytes = 0;
+  };
+
+  void startOver(Bytes text, std::stop_token stop);
+  void follow(ByteView bytes, std::stop_token stop);
+  Settled settle() const;
   void readPending(std::stop_token stop);
   void read(TokenView tokens, std::stop_token stop);
   void extend(std::size_t boundary, std::stop_token stop);
   void takeStep(std::size_t i, Token token);
   Choice choose(const Boundary& boundary, ByteView agree) const;
-  std::size_t confirmedSteps(std::size_t settled, TokenView settledTokens) const;
+  std::size_t confirmedSteps(TokenView settledTokens) const;
   void moveBase(std::size_t steps);
   void dropPending(std::size_t bytes);
   void forgetSteps();
@@ -57,9 +66,16 @@ class SubwordDrafter : public Drafter {
   Bytes m_text;                        ///< everything followed so far
   Bytes m_pending;                     ///< end of m_text behind the base boundary
   bool m_ready = false;                ///< m_boundaries[0] is computed
+  bool m_provisional = false;          ///< the base lies in the text's unfinished first piece
   std::vector<Boundary> m_boundaries;  ///< [0] is the base
   std::size_t m_computed = 1;          ///< boundaries that are up to date
   std::vector<Token> m_steps;          ///< chosen at boundary i, leading to boundary i + 1
 };
+
+/// The drafter in a folder. Throws what ModelLoader::open() throws, and FormatError for a folder
+/// without a tokenizer.
+std::shared_ptr<SubwordDrafter> openDrafter(const ModelLoader& loader,
+                                            const std::filesystem::path& folder,
+                                            std::stop_token stop);
 
 }  // namespace mb

@@ -26,7 +26,8 @@ double surprisalBits(std::span<const float> logits, Token token) {
   return -logProbability / std::numbers::ln2;
 }
 
-std::vector<Token> tokensOf(const Model& model, const Tokenizer* tokenizer, ByteView text) {
+std::vector<Token> tokensOf(const Model& model, const Tokenizer* tokenizer, ByteView text,
+                            std::stop_token stop) {
   if (model.config().isByteLevel()) return {text.begin(), text.end()};
   if (!tokenizer) {
     throw RequestError(model.info().name + " is a subword model and has no tokenizer.json");
@@ -36,7 +37,7 @@ std::vector<Token> tokensOf(const Model& model, const Tokenizer* tokenizer, Byte
                        std::to_string(tokenizer->vocabularySize()) + " tokens, the model only " +
                        std::to_string(model.config().vocabSize));
   }
-  return tokenizer->encode(text);
+  return tokenizer->encode(text, std::move(stop));
 }
 
 }  // namespace
@@ -80,7 +81,7 @@ double SurprisalSum::wordPerplexity(std::uint64_t words) const {
 
 Evaluation evaluate(const Model& model, const Tokenizer* tokenizer, ByteView text,
                     const EvaluationProgress& progress, std::stop_token stop) {
-  const std::vector<Token> tokens = tokensOf(model, tokenizer, text);
+  const std::vector<Token> tokens = tokensOf(model, tokenizer, text, stop);
   const auto lengthOf = [&](Token token) -> std::uint64_t {
     return model.config().isByteLevel() ? 1 : tokenizer->bytes(token).size();
   };

@@ -13,11 +13,15 @@ std::string programVersion() {
   return MB_VERSION;
 }
 
-Json describeModel(const Model& model) {
-  const ModelConfig& config = model.config();
+DescribedModel described(const Model& model) {
   const ModelInfo& info = model.info();
+  return {model.config(), info, info.files.empty() ? std::string() : hashOfFiles(info.files)};
+}
+
+Json describeModel(const DescribedModel& model) {
+  const auto& [config, info, hash] = model;
   return {{"name", info.name},
-          {"hash", info.files.empty() ? Json() : Json(hashOfFiles(info.files))},
+          {"hash", hash.empty() ? Json() : Json(hash)},
           {"parameters", config.parameterCount()},
           {"vocab_size", config.vocabSize},
           {"d_model", config.dModel},
@@ -111,6 +115,22 @@ Json describeTotals(const SpeculationTotals& totals, std::size_t bytes, double s
           {"seconds_correct", totals.times.correct},
           {"seconds_rollback", totals.times.rollback},
           {"seconds_rounds", totals.times.total}};
+}
+
+Json describeRun(const RunReport& run) {
+  const Json summary = describeTotals(run.totals, run.written, run.seconds);
+  Json result = summary;  // the figures stand at the top level too, as eval's do
+  result["summary"] = summary;
+  result["manifest"] = {{"version", programVersion()},
+                        {"model", run.verifier ? describeModel(*run.verifier) : Json()},
+                        {"draft", run.drafter ? describeModel(*run.drafter) : Json()},
+                        {"settings", describeSettings(run.settings)},
+                        {"prompt_bytes", run.promptBytes}};
+  Json& bytes = result["byte_records"] = Json::array();
+  for (std::size_t i = 0; i < run.bytes.size(); ++i) bytes.push_back(describeByte(i, run.bytes[i]));
+  Json& rounds = result["round_records"] = Json::array();
+  for (const RoundRecord& round : run.rounds) rounds.push_back(describeRound(round));
+  return result;
 }
 
 std::string toJsonText(const Json& json) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -15,8 +16,17 @@ namespace mb {
 /// Version of this program, from the build.
 std::string programVersion();
 
-/// Name, hash, shape, precision and device of a model. Hashing reads the weight files.
-nlohmann::json describeModel(const Model& model);
+/// A model as a manifest names it.
+struct DescribedModel {
+  ModelConfig config;
+  ModelInfo info;
+  std::string hash;  ///< of its weight files, or empty
+};
+/// Hashes the model's files.
+DescribedModel described(const Model& model);
+
+/// Name, hash, shape, precision and device.
+nlohmann::json describeModel(const DescribedModel& model);
 nlohmann::json describeSettings(const GenerationSettings& settings);
 
 /// One object a byte: index, byte, origin, round (or null), surprisal_bits and rank (or null), and
@@ -28,6 +38,22 @@ nlohmann::json describeRound(const RoundRecord& round);
 /// corrected, bonus, acceptance, bytes_per_round, mean_accepted_length, per-position acceptance,
 /// times.
 nlohmann::json describeTotals(const SpeculationTotals& totals, std::size_t bytes, double seconds);
+
+/// What there is to say of a run.
+struct RunReport {
+  std::span<const ByteRecord> bytes = {};  ///< of the whole text
+  std::span<const RoundRecord> rounds = {};
+  std::size_t promptBytes = 0;
+  SpeculationTotals totals = {};
+  std::size_t written = 0;
+  double seconds = 0;
+  GenerationSettings settings = {};
+  std::optional<DescribedModel> verifier = {};
+  std::optional<DescribedModel> drafter = {};
+};
+
+/// The totals, at the top level and under "summary"; "manifest"; "byte_records"; "round_records".
+nlohmann::json describeRun(const RunReport& run);
 
 /// JSON text of any value; bytes that are not UTF-8 are replaced.
 std::string toJsonText(const nlohmann::json& json);

@@ -1,5 +1,6 @@
 #include "engine/model/state.h"
 
+#include <cstddef>
 #include <cstring>
 #include <xxhash.h>
 
@@ -20,8 +21,12 @@ struct Header {
   std::uint64_t states = 0;
   std::uint64_t convInputs = 0;
   std::uint64_t position = 0;
-  std::uint64_t checksum = 0;  ///< XXH3-64 of the values
+  std::uint64_t checksum = 0;  ///< XXH3-64 of the values, seeded with that of the fields above
 };
+
+std::uint64_t checksumOf(const Header& header, const void* values, std::size_t bytes) {
+  return XXH3_64bits_withSeed(values, bytes, XXH3_64bits(&header, offsetof(Header, checksum)));
+}
 
 std::string describe(std::uint64_t layers, std::uint64_t channels, std::uint64_t states,
                      std::uint64_t convInputs) {
@@ -48,7 +53,7 @@ void State::save(const std::filesystem::path& file) const {
   header.states = m_shape.states;
   header.convInputs = m_shape.convInputs;
   header.position = m_position;
-  header.checksum = XXH3_64bits(m_values.data(), bytes());
+  header.checksum = checksumOf(header, m_values.data(), bytes());
   const std::span<const std::byte> parts[] = {std::as_bytes(std::span(&header, 1)),
                                               std::as_bytes(m_values.span())};
   writeFileAtomically(file, parts);
@@ -73,7 +78,7 @@ State State::load(const std::filesystem::path& file, const StateShape& shape) {
     throw FormatError(file, "state", std::to_string(state.bytes()) + " bytes",
                       std::to_string(values.size()));
   }
-  if (XXH3_64bits(values.data(), values.size()) != header.checksum)
+  if (checksumOf(header, values.data(), values.size()) != header.checksum)
     throw FormatError(file, "state", "values that match their checksum", "damaged values");
   std::memcpy(state.m_values.data(), values.data(), values.size());
   state.m_position = header.position;

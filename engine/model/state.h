@@ -24,6 +24,7 @@ struct StateShape {
   std::size_t stride() const { return roundUp(channels, kBlockRows); }
   std::size_t layerSize() const { return (states + convInputs) * stride(); }
   std::size_t size() const { return layers * layerSize(); }
+  std::size_t bytes() const { return size() * sizeof(float); }
   bool operator==(const StateShape&) const = default;
 };
 

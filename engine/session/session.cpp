@@ -62,14 +62,20 @@ void Session::keepSnapshot() {
 }
 
 void Session::replace(std::size_t at, std::size_t removed, ByteView inserted, Origin origin) {
+  replace(at, removed, inserted, std::vector<Origin>(inserted.size(), origin));
+}
+
+void Session::replace(std::size_t at, std::size_t removed, ByteView inserted,
+                      std::span<const Origin> origins) {
   at = std::min(at, m_text.size());
   removed = std::min(removed, m_text.size() - at);
+  if (removed == 0 && inserted.empty()) return;
   const auto place = static_cast<std::ptrdiff_t>(at);
   const auto end = static_cast<std::ptrdiff_t>(at + removed);
   m_text.erase(m_text.begin() + place, m_text.begin() + end);
   m_text.insert(m_text.begin() + place, inserted.begin(), inserted.end());
   m_origins.erase(m_origins.begin() + place, m_origins.begin() + end);
-  m_origins.insert(m_origins.begin() + place, inserted.size(), origin);
+  m_origins.insert(m_origins.begin() + place, origins.begin(), origins.end());
 
   m_scored = std::min(m_scored, at);
   m_editedAt = at;
@@ -121,19 +127,26 @@ void Session::score(SessionListener& listener, std::stop_token stop) {
   scoreSome(m_text.size(), listener, std::move(stop));
 }
 
+bool Session::speculates(const GenerationSettings& settings) const {
+  return m_drafter && settings.speculation != Speculation::Off;
+}
+
+void Session::prepare(const GenerationSettings& settings, SessionListener& listener,
+                      std::stop_token stop) {
+  score(listener, stop);
+  if (!speculates(settings)) return;
+  m_drafter->configure({settings.healing, settings.leastConfidence});
+  m_drafter->reset(m_text, stop);
+}
+
 void Session::generate(std::size_t count, const GenerationSettings& settings,
                        SessionListener& listener, std::stop_token stop) {
   if (m_text.empty())
     throw RequestError("the text is empty; the model needs at least one byte to go on from");
-  score(listener, stop);
-  const bool speculates = m_drafter && settings.speculation != Speculation::Off;
-  if (speculates) {
-    m_drafter->configure({settings.healing, settings.leastConfidence});
-    m_drafter->reset(m_text, stop);
-  }
+  prepare(settings, listener, stop);
   const ListenerScope scope(m_listener, listener);
-  Generator generator(m_cursor, speculates ? m_drafter.get() : nullptr, settings, m_text, m_rounds);
-  generator.run(count, request(stop), *this);
+  Drafter* drafter = speculates(settings) ? m_drafter.get() : nullptr;
+  Generator(m_cursor, drafter, settings, m_text, m_rounds).run(count, request(stop), *this);
 }
 
 /// The generator has already appended the bytes to the text.

@@ -46,6 +46,9 @@ class Session : private GenerationSink {
   /// Replaces `removed` bytes at `at`. Cheap: states behind `at` are dropped, nothing is computed.
   void replace(std::size_t at, std::size_t removed, ByteView inserted,
                Origin origin = Origin::Prompt);
+  /// Likewise with an origin for each inserted byte.
+  void replace(std::size_t at, std::size_t removed, ByteView inserted,
+               std::span<const Origin> origins);
 
   /// What later calls observe while they read.
   void setTaps(const TapRequest& taps) { m_taps = taps; }
@@ -57,7 +60,11 @@ class Session : private GenerationSink {
   /// Scores whatever is not up to date. Throws Stopped; a later call resumes.
   void score(SessionListener& listener, std::stop_token stop);
 
-  /// Writes `count` bytes at the end of the text, which it scores first. Afterwards, also after
+  /// What generate() does before its first byte: scores the text and lets the drafter read it.
+  /// Calling it first keeps that out of a timing.
+  void prepare(const GenerationSettings& settings, SessionListener& listener, std::stop_token stop);
+
+  /// Writes `count` bytes at the end of the text, which it prepares first. Afterwards, also after
   /// Stopped, the last byte may not have been read yet; score() does that.
   /// Throws RequestError for an empty text: a model without a first byte expects nothing.
   void generate(std::size_t count, const GenerationSettings& settings, SessionListener& listener,
@@ -84,6 +91,7 @@ class Session : private GenerationSink {
   void wrote(std::span<const ByteRecord> records) override;
   void finishedRound(const RoundRecord& round) override;
   void keepSnapshot();
+  bool speculates(const GenerationSettings& settings) const;
   ChunkRequest request(std::stop_token stop) const;
   std::size_t nextChunk() const;
   Cursor cursorAt(std::size_t position, std::stop_token stop);

@@ -2,6 +2,7 @@
 #include <pcre2.h>
 #include <stdexcept>
 
+#include "engine/error.h"
 #include "engine/tokenizer/tokenizer.h"
 
 namespace mb {
@@ -39,12 +40,13 @@ PieceSplitter::~PieceSplitter() = default;
 PieceSplitter::PieceSplitter(PieceSplitter&&) noexcept = default;
 PieceSplitter& PieceSplitter::operator=(PieceSplitter&&) noexcept = default;
 
-std::vector<std::size_t> PieceSplitter::split(ByteView text) const {
+std::vector<std::size_t> PieceSplitter::split(ByteView text, std::stop_token stop) const {
   const std::unique_ptr<pcre2_match_data, FreeMatch> match(
       pcre2_match_data_create_from_pattern(m_pattern->code, nullptr));
   std::vector<std::size_t> lengths;
   std::size_t done = 0;
   while (done < text.size()) {
+    if (stop.stop_requested()) throw Stopped();
     const int found =
         pcre2_match(m_pattern->code, text.data(), text.size(), done, 0, match.get(), nullptr);
     if (found <= 0) break;

@@ -55,6 +55,17 @@ std::pair<std::string, std::string> mergeParts(const Json& merge,
   throw FormatError(file, "merges", "pairs of tokens", merge.type_name());
 }
 
+/// Bytes at the end of a text that begin a UTF-8 character and do not finish it.
+std::size_t unfinishedCharacter(ByteView text) {
+  for (std::size_t size = 1; size <= 3 && size <= text.size(); ++size) {
+    const Byte byte = text[text.size() - size];
+    if ((byte & 0xc0) == 0x80) continue;
+    const std::size_t needed = byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : byte >= 0xc0 ? 2 : 1;
+    return needed > size ? size : 0;
+  }
+  return 0;
+}
+
 }  // namespace
 
 Tokenizer::Tokenizer(const std::filesystem::path& file) {
@@ -77,12 +88,16 @@ void Tokenizer::readVocabulary(const Json& model, const std::filesystem::path& f
   // Ids run without large gaps; a stray large one must not allocate a table of its size.
   const std::size_t limit = 4 * vocabulary.size() + 1024;
   m_bytes.resize(vocabulary.size());
+  std::vector<bool> taken(limit);
   for (const auto& [text, entry] : vocabulary.items()) {
     if (!entry.is_number_unsigned() || entry.get<std::uint64_t>() >= limit) {
       throw FormatError(file, "vocab " + inQuotes(text), "an id below " + std::to_string(limit),
                         entry.is_number() ? entry.dump() : entry.type_name());
     }
     const auto id = entry.get<std::size_t>();
+    if (taken[id])
+      throw FormatError(file, "vocab " + inQuotes(text), "an id of its own", std::to_string(id));
+    taken[id] = true;
     if (id >= m_bytes.size()) m_bytes.resize(id + 1);
     // An entry outside the alphabet stands for its own text.
     m_bytes[id] = bytesOfAlphabet(text).value_or(toBytes(text));
@@ -114,9 +129,10 @@ void Tokenizer::readMerges(const Json& model, const std::filesystem::path& file)
 void Tokenizer::readAddedTokens(const Json& root, const std::filesystem::path& file) {
   const auto added = root.find("added_tokens");
   if (added == root.end() || !added->is_array()) return;
+  const std::size_t most = m_bytes.size() + added->size() + 1024;  // as for the vocabulary
   for (const Json& entry : *added) {
     const JsonReader token(entry, file, "added_tokens");
-    const std::size_t id = token.size("id", 0, m_bytes.size() + added->size() + 1024);
+    const std::size_t id = token.size("id", 0, most);
     if (id >= m_bytes.size()) m_bytes.resize(id + 1);
     m_bytes[id] = token.flag("special", false) ? Bytes() : toBytes(token.text("content"));
   }
@@ -166,22 +182,41 @@ Token Tokenizer::find(ByteView wanted) const {
 }
 
 std::vector<Token> Tokenizer::encode(ByteView text) const {
+  return encode(text, {});
+}
+
+std::vector<Token> Tokenizer::encode(ByteView text, std::stop_token stop) const {
   std::vector<Token> tokens;
   if (!m_splits) {
     encodePiece(text, tokens);
     return tokens;
   }
   std::size_t start = 0;
-  for (const std::size_t length : m_splitter.split(text)) {
+  for (const std::size_t length : m_splitter.split(text, stop)) {
+    if (stop.stop_requested()) throw Stopped();
     encodePiece(text.subspan(start, length), tokens);
     start += length;
   }
   return tokens;
 }
 
+std::vector<std::size_t> Tokenizer::pieces(ByteView text) const {
+  if (m_splits) return m_splitter.split(text);
+  return text.empty() ? std::vector<std::size_t>() : std::vector{text.size()};
+}
+
+/// Two endings can reach back behind the last piece: half a character, whose other half decides
+/// whether it is a letter, and an apostrophe with the first letter of 're, 've or 'll.
 std::size_t Tokenizer::lastPieceStart(ByteView text) const {
-  if (!m_splits || text.empty()) return 0;
-  return text.size() - m_splitter.split(text).back();
+  if (!m_splits) return 0;
+  text = text.first(text.size() - unfinishedCharacter(text));
+  if (text.empty()) return 0;
+  const std::vector<std::size_t> lengths = m_splitter.split(text);
+  const std::size_t last = text.size() - lengths.back();
+  const bool halfContraction = lengths.size() > 1 && lengths[lengths.size() - 2] == 1 &&
+                               text[last - 1] == '\'' && lengths.back() == 1 &&
+                               (text[last] == 'r' || text[last] == 'v' || text[last] == 'l');
+  return halfContraction ? last - 1 : last;
 }
 
 /// Merges the pair of lowest rank, the leftmost first, until none is left. A heap of candidate

@@ -5,6 +5,7 @@
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <span>
+#include <stop_token>
 #include <string_view>
 #include <unordered_map>
 #include <vector>
@@ -23,7 +24,7 @@ class PieceSplitter {
   PieceSplitter& operator=(PieceSplitter&&) noexcept;
 
   /// Lengths of consecutive pieces; they add up to the text's length. Thread-safe.
-  std::vector<std::size_t> split(ByteView text) const;
+  std::vector<std::size_t> split(ByteView text, std::stop_token stop = {}) const;
 
  private:
   struct Pattern;
@@ -50,8 +51,12 @@ class Tokenizer {
   /// Tokens whose bytes, joined, are `text`.
   std::vector<Token> encode(ByteView text) const;
   Bytes decode(TokenView tokens) const;
-  /// Offset of the last piece of a text: what comes before it keeps its tokens however the text
-  /// goes on, the last piece may not.
+  /// Likewise, but throws Stopped when `stop` is triggered.
+  std::vector<Token> encode(ByteView text, std::stop_token stop) const;
+  /// Lengths of the pieces of a text that are encoded each for itself.
+  std::vector<std::size_t> pieces(ByteView text) const;
+  /// Offset of the last piece of a text that may still change: what comes before it keeps its
+  /// tokens however the text goes on.
   std::size_t lastPieceStart(ByteView text) const;
 
   /// Tokens that start with `prefix`, as a range of sortedTokens().

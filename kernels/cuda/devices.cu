@@ -9,7 +9,11 @@ DeviceList listDevices() {
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);
   if (error != cudaSuccess || count == 0) {
-    list.problem = error != cudaSuccess ? cudaGetErrorString(error) : "none present";
+    int driver = 0;
+    cudaDriverGetVersion(&driver);
+    list.problem = driver == 0            ? "no NVIDIA driver"
+                   : error != cudaSuccess ? cudaGetErrorString(error)
+                                          : "none present";
     cudaGetLastError();  // a failed query must not spoil later calls
     return list;
   }

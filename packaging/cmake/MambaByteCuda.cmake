@@ -8,6 +8,9 @@ if(MB_CUDA STREQUAL "OFF")
 endif()
 
 include(CheckLanguage)
+if(NOT CMAKE_CUDA_COMPILER)  # it may have been installed since
+  unset(CMAKE_CUDA_COMPILER CACHE)
+endif()
 check_language(CUDA)
 if(CMAKE_CUDA_COMPILER)
   find_package(CUDAToolkit QUIET)

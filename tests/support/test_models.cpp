@@ -76,8 +76,7 @@ std::shared_ptr<const Model> tinyByteModel() {
   config.layers = 2;
   ModelInfo info;
   info.name = "tiny";
-  return std::make_shared<const CpuModel>(RandomWeights(config, 5),
-                                          info, CpuOptions(),
+  return std::make_shared<const CpuModel>(RandomWeights(config, 5), info, CpuOptions(),
                                           std::make_shared<cpu::ThreadPool>(2));
 }
 

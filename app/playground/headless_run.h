@@ -1,0 +1,36 @@
+// The playground without a display: the same window, drawn off screen, generates to the terminal.
+#pragma once
+
+#include <QObject>
+#include <QString>
+
+#include "ui/window/main_window.h"
+
+namespace mb::app {
+
+/// Generates once the models are open, streams the text to standard output, prints the acceptance
+/// summary to standard error, waits until everything is scored and drawn, writes a screenshot and
+/// quits the application: status 0, or 1 with a message.
+class HeadlessRun : public QObject {
+  Q_OBJECT
+
+ public:
+  HeadlessRun(ui::MainWindow& window, QString screenshot, QObject* parent = nullptr);
+
+ private:
+  void print(std::size_t first);
+  void finishRun();
+  void waitUntilIdle();
+  void printSummary() const;
+  void finish();
+  [[nodiscard]] bool isIdle() const;
+  void fail(const QString& problem);
+
+  ui::MainWindow& m_window;
+  QString m_screenshot;
+  std::size_t m_printed = 0;
+  int m_idleTicks = 0;
+  bool m_ran = false;
+};
+
+}  // namespace mb::app

@@ -1,0 +1,69 @@
+// The thread that owns the engine.
+#pragma once
+
+#include <QThread>
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <stop_token>
+
+#include "engine/session/session.h"
+#include "ui/bridge/messages.h"
+
+namespace mb::ui {
+
+/// Commands go in through post(), results come out through take(); both are cheap and never wait
+/// for the engine. No Qt signals cross the threads. Between commands the worker brings scores up to
+/// date by itself, and then serves observations; any new command interrupts that.
+class EngineWorker : public QThread {
+ public:
+  explicit EngineWorker(QObject* parent = nullptr);
+  /// Stops whatever runs and waits for the thread.
+  ~EngineWorker() override;
+
+  /// Queues a command. Editing, generating and loading interrupt the work in progress.
+  void post(Command command);
+  /// Interrupts loading, generating and timing, and takes queued ones back. Returns at once; each
+  /// of them still ends with its event.
+  void stop();
+  /// What happened since the last call.
+  Batch take();
+
+ protected:
+  void run() override;
+
+ private:
+  class Listener;
+
+  std::optional<Command> waitForWork();
+  bool hasBackgroundWork() const;
+  void perform(const LoadModels& command, std::stop_token stop);
+  void perform(const EditText& command, std::stop_token stop);
+  void perform(const Generate& command, std::stop_token stop);
+  void perform(const SetTaps& command, std::stop_token stop);
+  void perform(const Observe& command, std::stop_token stop);
+  void perform(const TimePlain& command, std::stop_token stop);
+  void workInBackground(std::stop_token stop);
+  void score(std::stop_token stop);
+  void publish(Event event);
+  void setActivity(std::optional<Activity> activity);
+
+  // Shared, guarded by m_mutex.
+  mutable std::mutex m_mutex;
+  std::condition_variable m_wake;
+  std::deque<Command> m_commands;
+  Batch m_batch;
+  std::stop_source m_stop;      ///< of the work in progress
+  bool m_inBackground = false;  ///< that work is nobody's command
+  bool m_ending = false;
+
+  // Of the worker's own thread.
+  std::unique_ptr<Session> m_session;
+  TapRequest m_taps;
+  std::optional<Observe> m_observe;
+  bool m_upToDate = true;  ///< scores cover the text, or failed to
+};
+
+}  // namespace mb::ui

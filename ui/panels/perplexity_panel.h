@@ -1,0 +1,73 @@
+// Surprisal of every byte, running bits per byte, and the curve from before an edit.
+#pragma once
+
+#include <QSharedPointer>
+#include <vector>
+
+#include "ui/model/byte_axis.h"
+#include "ui/model/document.h"
+#include "ui/model/linked_position.h"
+#include "ui/panels/panel.h"
+#include "ui/theme/theme.h"
+
+class QCPAxisTickerFixed;
+class QCPGraph;
+class QLabel;
+class QToolButton;
+
+namespace mb::ui {
+
+class Choice;
+
+class BytePlot;
+class Legend;
+
+class PerplexityPanel : public Panel {
+  Q_OBJECT
+
+ public:
+  PerplexityPanel(Document& document, ByteAxis& axis, LinkedPosition& linked, const Theme& theme,
+                  QWidget* parent);
+
+  /// Mean over all scored bytes; 0 when there are none.
+  double bitsPerByte() const;
+  /// exp(NLL / words) over the text; 0 when there is nothing to score.
+  double wordPerplexity() const;
+  /// Running bits per byte at a byte, as drawn.
+  double runningAt(std::size_t byte) const;
+
+ protected:
+  void refresh() override;
+
+ private:
+  void buildGraphs();
+  void setScores(std::size_t first, std::size_t last);
+  void truncate(std::size_t size);
+  double runningOf(const std::vector<double>& bits, const std::vector<double>& counts,
+                   std::size_t byte) const;
+  void refreshCurves();
+  void refreshGhost();
+  void refreshLegend();
+  QString readout(double byte) const;
+  double tallestShown() const;
+
+  Document& m_document;
+  ByteAxis& m_axis;
+  const Theme& m_theme;
+  BytePlot* m_plot;
+  Legend* m_legend;
+  Choice* m_window;
+  QToolButton* m_dismiss;
+  QLabel* m_words;
+  QCPGraph* m_bars = nullptr;
+  QCPGraph* m_tallBars = nullptr;
+  QCPGraph* m_running = nullptr;
+  QCPGraph* m_ghost = nullptr;
+  QSharedPointer<QCPAxisTickerFixed> m_ticker;
+  std::vector<double> m_bits;    ///< summed over bytes [0, i)
+  std::vector<double> m_counts;  ///< scored bytes of [0, i)
+  std::size_t m_curveFrom = 0;   ///< first byte whose curves are stale
+  bool m_ghostStale = true;
+};
+
+}  // namespace mb::ui
