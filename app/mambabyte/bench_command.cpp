@@ -81,7 +81,7 @@ int bench(const Arguments& arguments) {
   const auto model = arguments.shape.empty()
                          ? loader.open(modelFolder(arguments.model, "books"), stop)
                          : loader.openShape(arguments.shape, stop);
-  const double bandwidth = measureMemoryBandwidth(*loader.pool());
+  const double bandwidth = loader.measureMemoryBandwidth();
   std::printf("%s on %s, weights %s, %.1f MB a step; memory read %.1f GB/s\n",
               model->info().name.c_str(), model->info().device.c_str(),
               nameOf(model->info().precision).c_str(),

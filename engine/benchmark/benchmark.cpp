@@ -88,27 +88,6 @@ double Samples::most() const {
   return values.empty() ? 0 : *std::ranges::max_element(values);
 }
 
-double measureMemoryBandwidth(cpu::ThreadPool& pool) {
-  constexpr std::size_t kBytes = 512u << 20;
-  constexpr int kPasses = 5;
-  AlignedArray<std::uint64_t> buffer(kBytes / sizeof(std::uint64_t));
-  std::atomic<std::uint64_t> sink{0};
-  double best = 0;
-  for (int pass = 0; pass < kPasses; ++pass) {
-    const auto start = Clock::now();
-    pool.run([&](std::size_t member) {
-      const cpu::Range part = cpu::share(buffer.size(), member, pool.size());
-      const std::uint64_t* values = buffer.data();
-      std::uint64_t sums[8] = {};
-      for (std::size_t i = part.begin; i + 8 <= part.end; i += 8)
-        for (std::size_t lane = 0; lane < 8; ++lane) sums[lane] += values[i + lane];
-      sink += std::accumulate(std::begin(sums), std::end(sums), std::uint64_t{0});
-    });
-    best = std::max(best, static_cast<double>(kBytes) / secondsSince(start));
-  }
-  return best;
-}
-
 BenchmarkResult benchmarkDecode(const Model& model, double bandwidth,
                                 const BenchmarkOptions& options) {
   const auto runner = model.newRunner();

@@ -37,10 +37,6 @@ struct BenchmarkOptions {
   std::size_t verifyLength = 16;
 };
 
-/// Bytes a second that all threads of the pool read from memory: the best of several passes over a
-/// buffer much larger than any cache.
-double measureMemoryBandwidth(cpu::ThreadPool& pool);
-
 /// One token at a time from a warm state.
 BenchmarkResult benchmarkDecode(const Model& model, double bandwidth, const BenchmarkOptions&);
 /// A prompt of prefillLength tokens in the runner's largest chunks; logits after the last only.

@@ -52,14 +52,7 @@ void CpuRunner::advance(const State& from, State& to, TokenView tokens,
                         const ChunkRequest& request) {
   const ModelConfig& config = m_weights->config;
   assert(from.shape() == StateShape(config) && to.shape() == from.shape());
-  if (tokens.size() > kMaxChunk)
-    throw RequestError("a chunk of " + std::to_string(tokens.size()) + " tokens; at most " +
-                       std::to_string(kMaxChunk));
-  for (const Token token : tokens) {
-    if (token < 0 || static_cast<std::size_t>(token) >= config.vocabSize)
-      throw RequestError("token " + std::to_string(token) + " is outside the vocabulary of " +
-                         std::to_string(config.vocabSize));
-  }
+  checkChunk(config, tokens, kMaxChunk);
   reserve(tokens.size());
   if (request.taps.enabled && m_tapGroups.empty()) {
     const std::size_t inner = m_weights->layout.inner;
@@ -67,6 +60,8 @@ void CpuRunner::advance(const State& from, State& to, TokenView tokens,
     m_meanDecay = Rows(m_capacity, inner);
     m_tapGroups = AlignedArray<float>(config.layers * m_capacity * inner / kBlockRows * kTapKinds);
   }
+  from.values();  // brought to the host before the threads start
+  to.values();
   Step step{from, to, tokens, request};
   m_pool->run([&](std::size_t member) { runMember(step, member); });
   if (step.stopped) throw Stopped();

@@ -1,12 +1,11 @@
 #include "engine/cpu/cpu_weights.h"
 
 #include <atomic>
-#include <cmath>
 #include <exception>
 #include <functional>
 #include <mutex>
 
-#include "engine/error.h"
+#include "engine/model/weight_reader.h"
 #include "kernels/bfloat16.h"
 
 namespace mb {
@@ -16,51 +15,20 @@ namespace {
 using cpu::PackedMatrix;
 using cpu::WeightType;
 
-constexpr double kLog2e = 1.4426950408889634;
-
 WeightType packedType(WeightPrecision precision) {
   return precision == WeightPrecision::BFloat16 ? WeightType::BFloat16 : WeightType::Float32;
 }
 
-void expectFinite(const Tensor& tensor, std::size_t first, std::span<const float> values) {
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    if (!std::isfinite(values[i])) {
-      throw FormatError(tensor.file, "tensor " + tensor.name, "finite values",
-                        std::to_string(values[i]) + " at element " + std::to_string(first + i));
-    }
-  }
-}
-
-/// Reads the tensors of one layer, or of the parts around the layers.
-class Reader {
+/// Reads tensors into the layouts of the CPU.
+class Reader : public WeightReader {
  public:
-  Reader(const WeightSource& source, std::string prefix, WeightPrecision precision,
-         std::stop_token stop)
-      : m_source(source),
-        m_prefix(std::move(prefix)),
-        m_type(packedType(precision)),
-        m_stop(stop) {}
-
-  /// Calls use(row, values) for every row of a matrix.
-  template <class Use>
-  void rows(const std::string& name, std::size_t count, std::size_t width, const Use& use) const {
-    const Tensor tensor = m_source.tensor(m_prefix + name, {count, width});
-    std::vector<float> values(width);
-    for (std::size_t row = 0; row < count; ++row) {
-      if (m_stop.stop_requested()) throw Stopped();
-      tensor.read(row * width, values);
-      if (m_type == WeightType::BFloat16)
-        for (float& value : values) value = bfloat16ToFloat(floatToBfloat16(value));
-      expectFinite(tensor, row * width, values);
-      use(row, std::span<const float>(values));
-    }
-  }
+  using WeightReader::WeightReader;
 
   /// A matrix whose row r is packed at rowAt(r); rows in between stay zero.
   PackedMatrix matrix(const std::string& name, std::size_t count, std::size_t width,
                       std::size_t packedRows,
                       const std::function<std::size_t(std::size_t)>& rowAt) const {
-    PackedMatrix packed(packedRows, width, m_type);
+    PackedMatrix packed(packedRows, width, packedType(precision()));
     rows(name, count, width, [&](std::size_t row, std::span<const float> values) {
       packed.setRow(rowAt(row), values);
     });
@@ -73,7 +41,7 @@ class Reader {
   /// A vector whose element i is stored at at(i).
   AlignedArray<float> vector(const std::string& name, std::size_t count, std::size_t storedSize,
                              const std::function<std::size_t(std::size_t)>& at) const {
-    const std::vector<float> values = all(name, {count});
+    const std::vector<float> values = this->values(name, {count});
     AlignedArray<float> stored(storedSize);
     for (std::size_t i = 0; i < count; ++i) stored[at(i)] = values[i];
     return stored;
@@ -92,44 +60,22 @@ class Reader {
   /// conv1d.weight [e, 1, k] as [k][stride], tap by tap.
   AlignedArray<float> convolution(const ModelConfig& config, std::size_t stride) const {
     const std::size_t taps = config.dConv;
-    const std::vector<float> values = all("mixer.conv1d.weight", {config.dInner, 1, taps});
+    const std::vector<float> values = this->values("mixer.conv1d.weight", {config.dInner, 1, taps});
     AlignedArray<float> result(taps * stride);
     for (std::size_t i = 0; i < values.size(); ++i)
       result[i % taps * stride + i / taps] = values[i];
     return result;
   }
 
-  /// A_log [e, n] as A · log2(e) in blocks [stride / 16][n][16].
+  /// A · log2(e) in blocks [stride / 16][n][16].
   AlignedArray<float> decayRates(const ModelConfig& config, std::size_t stride) const {
     const std::size_t states = config.dState;
-    const std::vector<float> values = all("mixer.A_log", {config.dInner, states});
+    const std::vector<float> rates = WeightReader::decayRates(config);
     AlignedArray<float> result(states * stride);
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      const double a = -std::exp(static_cast<double>(values[i]));
-      const float rate = static_cast<float>(a * kLog2e);
-      if (!std::isfinite(rate))
-        throw FormatError(m_source.tensor(m_prefix + "mixer.A_log", {config.dInner, states}).file,
-                          "tensor " + m_prefix + "mixer.A_log", "decay rates exp(A_log) in range",
-                          std::to_string(values[i]) + " at element " + std::to_string(i));
-      result[blockOffset(i / states, states) + i % states * kBlockRows] = rate;
-    }
+    for (std::size_t i = 0; i < rates.size(); ++i)
+      result[blockOffset(i / states, states) + i % states * kBlockRows] = rates[i];
     return result;
   }
-
- private:
-  /// All values of a tensor, finite.
-  std::vector<float> all(const std::string& name, const Shape& shape) const {
-    const Tensor tensor = m_source.tensor(m_prefix + name, shape);
-    std::vector<float> values(elementCount(shape));
-    tensor.read(0, values);
-    expectFinite(tensor, 0, values);
-    return values;
-  }
-
-  const WeightSource& m_source;
-  std::string m_prefix;
-  WeightType m_type;
-  std::stop_token m_stop;
 };
 
 CpuLayer readLayer(const Reader& reader, const ModelConfig& c, const CpuLayout& layout) {

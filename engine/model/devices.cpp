@@ -6,14 +6,11 @@
 #include "engine/model/random_weights.h"
 
 #ifdef MB_HAVE_CUDA
+#include "engine/cuda/cuda_model.h"
 #include "kernels/cuda/devices.h"
 #endif
 
 namespace mb {
-
-std::string nameOf(WeightPrecision precision) {
-  return precision == WeightPrecision::BFloat16 ? "bf16" : "f32";
-}
 
 DeviceChoice chooseDevice() {
   DeviceChoice choice;
@@ -21,9 +18,12 @@ DeviceChoice chooseDevice() {
   const cuda::DeviceList list = cuda::listDevices();
   for (const cuda::DeviceDescription& device : list.devices)
     choice.cudaDevices.push_back(device.name);
-  choice.reason = list.devices.empty()
-                      ? "no CUDA device found (" + list.problem + ")"
-                      : list.devices.front().name + " found; this version computes on the CPU";
+  if (list.devices.empty()) {
+    choice.reason = "no CUDA device found (" + list.problem + ")";
+  } else {
+    choice.kind = DeviceKind::Cuda;
+    choice.reason = list.devices.front().name + " found";
+  }
 #else
   choice.reason = "built without CUDA";
 #endif
@@ -31,13 +31,19 @@ DeviceChoice chooseDevice() {
 }
 
 ModelLoader::ModelLoader(const DeviceOptions& options) : m_options(options) {
-  if (options.kind == DeviceKind::Cuda)
+  if (options.kind == DeviceKind::Cuda && chooseDevice().kind != DeviceKind::Cuda)
     throw DeviceError("CUDA is not usable here: " + chooseDevice().reason);
   m_pool = std::make_shared<cpu::ThreadPool>(options.threads);
 }
 
 std::shared_ptr<const Model> ModelLoader::build(const WeightSource& source, ModelInfo info,
                                                 std::stop_token stop) const {
+#ifdef MB_HAVE_CUDA
+  if (m_options.kind == DeviceKind::Cuda) {
+    return std::make_shared<const CudaModel>(source, std::move(info), m_options.precision,
+                                             m_options.cudaDevice, stop);
+  }
+#endif
   const CpuOptions options{m_options.precision, m_options.simd};
   return std::make_shared<const CpuModel>(source, std::move(info), options, m_pool, stop);
 }
@@ -52,6 +58,13 @@ std::shared_ptr<const Model> ModelLoader::open(const std::filesystem::path& fold
   info.tokenizer = checkpoint.tokenizerFile();
   info.storedType = nameOf(checkpoint.storedType());
   return build(checkpoint, std::move(info), stop);
+}
+
+double ModelLoader::measureMemoryBandwidth() const {
+#ifdef MB_HAVE_CUDA
+  if (m_options.kind == DeviceKind::Cuda) return measureCudaBandwidth(m_options.cudaDevice);
+#endif
+  return cpu::measureReadBandwidth(*m_pool);
 }
 
 std::shared_ptr<const Model> ModelLoader::openShape(const std::string& name,

@@ -18,7 +18,8 @@ enum class DeviceKind : std::uint8_t { Cpu, Cuda };
 struct DeviceOptions {
   DeviceKind kind = DeviceKind::Cpu;
   WeightPrecision precision = WeightPrecision::BFloat16;
-  std::string simd;         ///< CPU instruction set; empty takes the fastest
+  int cudaDevice = 0;       ///< index
+  std::string simd = {};    ///< CPU instruction set; empty takes the fastest
   std::size_t threads = 0;  ///< CPU threads; 0 takes all
 };
 
@@ -46,6 +47,8 @@ class ModelLoader {
   std::shared_ptr<const Model> openShape(const std::string& name, std::stop_token stop = {}) const;
 
   const std::shared_ptr<cpu::ThreadPool>& pool() const { return m_pool; }
+  /// Bytes a second that the device reads from memory, the best of some passes.
+  double measureMemoryBandwidth() const;
 
  private:
   std::shared_ptr<const Model> build(const WeightSource& source, ModelInfo info,

@@ -32,6 +32,9 @@ struct ChunkRequest {
   std::stop_token stop;
 };
 
+/// Throws RequestError for a chunk that is too long or holds a token outside the vocabulary.
+void checkChunk(const ModelConfig& config, TokenView tokens, std::size_t most);
+
 /// Runs chunks of one model on one device. Owns the scratch memory; use from one thread at a time.
 /// The model must outlive it.
 class Runner {

@@ -46,16 +46,59 @@ StateShape::StateShape(const ModelConfig& config)
       states(config.dState),
       convInputs(config.dConv - 1) {}
 
+State::State(const State& other)
+    : m_shape(other.m_shape),
+      m_position(other.m_position),
+      m_values(other.m_device ? AlignedArray<float>() : other.m_values),
+      m_device(other.m_device ? other.m_device->clone() : nullptr) {}
+
+State& State::operator=(const State& other) {
+  if (this == &other) return *this;
+  if (other.m_device) return *this = State(other);
+  m_shape = other.m_shape;
+  m_position = other.m_position;
+  m_values = other.m_values;
+  m_device.reset();
+  return *this;
+}
+
+std::span<const float> State::values() const {
+  if (m_values.empty() && m_device) {
+    m_values = AlignedArray<float>(m_shape.size());
+    m_device->download(m_values.span());
+  }
+  return std::as_const(m_values).span();
+}
+
+std::span<float> State::values() {
+  std::as_const(*this).values();
+  m_device.reset();
+  return m_values.span();
+}
+
+void State::moveToDevice(std::unique_ptr<DeviceValues> values) {
+  m_device = std::move(values);
+  m_values = {};
+}
+
+bool State::operator==(const State& other) const {
+  const auto mine = values();
+  const auto theirs = other.values();
+  return m_shape == other.m_shape && m_position == other.m_position &&
+         (mine.empty() || std::memcmp(mine.data(), theirs.data(), mine.size_bytes()) == 0);
+}
+
 void State::save(const std::filesystem::path& file) const {
+  const auto all = values();
   Header header;
   header.layers = m_shape.layers;
   header.channels = m_shape.channels;
   header.states = m_shape.states;
   header.convInputs = m_shape.convInputs;
   header.position = m_position;
-  header.checksum = checksumOf(header, m_values.data(), bytes());
+  header.checksum = checksumOf(header, all.data(), bytes());
   const std::span<const std::byte> parts[] = {std::as_bytes(std::span(&header, 1)),
-                                              std::as_bytes(m_values.span())};
+                                              std::as_bytes(all)};
   writeFileAtomically(file, parts);
 }
 

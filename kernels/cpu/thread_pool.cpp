@@ -1,7 +1,12 @@
 #include "kernels/cpu/thread_pool.h"
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <numeric>
 #include <sched.h>
+
+#include "kernels/memory.h"
 
 #if defined(__x86_64__) || defined(__i386__)
 #include <immintrin.h>
@@ -102,6 +107,29 @@ void ThreadPool::work(std::size_t member) {
     lastRun = m_run.load(std::memory_order_acquire);
     (*m_task)(member);
   }
+}
+
+double measureReadBandwidth(ThreadPool& pool) {
+  using Clock = std::chrono::steady_clock;
+  constexpr std::size_t kBytes = 512u << 20;
+  constexpr int kPasses = 5;
+  AlignedArray<std::uint64_t> buffer(kBytes / sizeof(std::uint64_t));
+  std::atomic<std::uint64_t> sink{0};
+  double best = 0;
+  for (int pass = 0; pass < kPasses; ++pass) {
+    const auto start = Clock::now();
+    pool.run([&](std::size_t member) {
+      const Range part = share(buffer.size(), member, pool.size());
+      const std::uint64_t* values = buffer.data();
+      std::uint64_t sums[8] = {};
+      for (std::size_t i = part.begin; i + 8 <= part.end; i += 8)
+        for (std::size_t lane = 0; lane < 8; ++lane) sums[lane] += values[i + lane];
+      sink += std::accumulate(std::begin(sums), std::end(sums), std::uint64_t{0});
+    });
+    const std::chrono::duration<double> seconds = Clock::now() - start;
+    best = std::max(best, static_cast<double>(kBytes) / seconds.count());
+  }
+  return best;
 }
 
 }  // namespace mb::cpu

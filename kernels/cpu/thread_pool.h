@@ -60,4 +60,7 @@ class ThreadPool {
   std::atomic<bool> m_stopping{false};
 };
 
+/// Bytes a second that the team reads from memory, the best of some passes over 512 MiB.
+double measureReadBandwidth(ThreadPool& pool);
+
 }  // namespace mb::cpu

@@ -1,8 +1,45 @@
+#include <algorithm>
 #include <cuda_runtime.h>
 
 #include "kernels/cuda/devices.h"
+#include "kernels/cuda/memory.h"
 
 namespace mb::cuda {
+
+namespace {
+
+__global__ void readKernel(const uint4* values, std::size_t count, std::uint32_t* sink) {
+  const std::size_t step = static_cast<std::size_t>(gridDim.x) * blockDim.x;
+  std::uint32_t sum = 0;
+#pragma unroll 8
+  for (std::size_t i = blockIdx.x * blockDim.x + threadIdx.x; i < count; i += step) {
+    const uint4 v = __ldcs(values + i);
+    sum |= v.x | v.y | v.z | v.w;
+  }
+  if (sum == 1) *sink = sum;  // never: the values are zero
+}
+
+/// A point in the default stream's work.
+class Event {
+ public:
+  Event() { check(cudaEventCreate(&m_event), "cudaEventCreate"); }
+  ~Event() { cudaEventDestroy(m_event); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+
+  void record() { check(cudaEventRecord(m_event), "cudaEventRecord"); }
+  double secondsSince(const Event& start) const {
+    float milliseconds = 0;
+    check(cudaEventSynchronize(m_event), "cudaEventSynchronize");
+    check(cudaEventElapsedTime(&milliseconds, start.m_event, m_event), "cudaEventElapsedTime");
+    return milliseconds * 1e-3;
+  }
+
+ private:
+  cudaEvent_t m_event = nullptr;
+};
+
+}  // namespace
 
 DeviceList listDevices() {
   DeviceList list;
@@ -18,15 +55,49 @@ DeviceList listDevices() {
     return list;
   }
   for (int index = 0; index < count; ++index) {
-    cudaDeviceProp properties;
-    if (cudaGetDeviceProperties(&properties, index) != cudaSuccess) continue;
-    DeviceDescription device{properties.name, properties.major, properties.minor,
-                             properties.totalGlobalMem, 0};
-    std::size_t total = 0;
-    if (cudaSetDevice(index) == cudaSuccess) cudaMemGetInfo(&device.freeBytes, &total);
-    list.devices.push_back(device);
+    try {
+      list.devices.push_back(describeDevice(index));
+    } catch (const CudaError& error) {
+      list.problem = error.what();
+    }
   }
   return list;
+}
+
+DeviceDescription describeDevice(int index) {
+  cudaDeviceProp properties;
+  check(cudaGetDeviceProperties(&properties, index), "cudaGetDeviceProperties");
+  DeviceDescription device{
+      .name = properties.name,
+      .major = properties.major,
+      .minor = properties.minor,
+      .totalBytes = properties.totalGlobalMem,
+      .multiprocessors = static_cast<std::uint32_t>(properties.multiProcessorCount)};
+  std::size_t total = 0;
+  check(cudaSetDevice(index), "cudaSetDevice");
+  check(cudaMemGetInfo(&device.freeBytes, &total), "cudaMemGetInfo");
+  return device;
+}
+
+double measureReadBandwidth() {
+  constexpr int kPasses = 7;
+  constexpr std::size_t kMost = std::size_t{2} << 30;
+  std::size_t free = 0;
+  std::size_t total = 0;
+  check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  DeviceArray<uint4> values(std::min(kMost, free / 2) / sizeof(uint4));
+  DeviceArray<std::uint32_t> sink(1);
+  Event start;
+  Event end;
+  double best = 0;
+  for (int pass = 0; pass < kPasses; ++pass) {
+    start.record();
+    readKernel<<<2048, 512>>>(values.data(), values.size(), sink.data());
+    end.record();
+    check(cudaGetLastError(), "reading memory");
+    best = std::max(best, static_cast<double>(values.bytes()) / end.secondsSince(start));
+  }
+  return best;
 }
 
 }  // namespace mb::cuda

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -13,12 +14,20 @@ struct DeviceDescription {
   int minor = 0;
   std::size_t totalBytes = 0;
   std::size_t freeBytes = 0;
+  std::uint32_t multiprocessors = 0;
 };
 
 struct DeviceList {
   std::vector<DeviceDescription> devices;
   std::string problem;  ///< why there are none, in CUDA's words
 };
+
+/// Throws CudaError.
+DeviceDescription describeDevice(int index);
+
+/// Bytes a second read from the current device's memory, the best of some passes over 2 GiB, or
+/// over what is free. Throws CudaError.
+double measureReadBandwidth();
 
 /// Never throws for a missing or unusable driver; says so in `problem`.
 DeviceList listDevices();

@@ -66,7 +66,7 @@ std::shared_ptr<SubwordDrafter> drafter() {
 }
 
 double memoryBandwidth() {
-  static const double kBandwidth = measureMemoryBandwidth(*loader().pool());
+  static const double kBandwidth = loader().measureMemoryBandwidth();
   return kBandwidth;
 }
 

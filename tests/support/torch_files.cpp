@@ -32,7 +32,8 @@ void writeTorchFile(const std::filesystem::path& file, const std::string& progra
   addEntry(archive, "archive/data.pkl", program, compressed);
   for (const auto& [key, content] : storages)
     addEntry(archive, "archive/data/" + key, content, compressed);
-  addEntry(archive, "archive/version", "3\n", compressed);
+  const std::string version = "3\n";  // read when the archive is closed
+  addEntry(archive, "archive/version", version, compressed);
   if (zip_close(archive) != 0) throw std::runtime_error("zip archive");
 }
 

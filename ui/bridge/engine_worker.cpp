@@ -72,7 +72,10 @@ EngineWorker::~EngineWorker() {
 void EngineWorker::post(Command command) {
   {
     const std::lock_guard lock(m_mutex);
-    if (m_inBackground || interrupts(command)) m_stop.request_stop();
+    if (interrupts(command)) takeBack(std::holds_alternative<LoadModels>(command));
+    // Typing must not cancel a load, which may take seconds.
+    const bool spares = m_loading && std::holds_alternative<EditText>(command);
+    if (m_inBackground || (interrupts(command) && !spares)) m_stop.request_stop();
     m_commands.push_back(std::move(command));
   }
   m_wake.notify_all();
@@ -81,18 +84,25 @@ void EngineWorker::post(Command command) {
 void EngineWorker::stop() {
   {
     const std::lock_guard lock(m_mutex);
-    std::erase_if(m_commands, [&](const Command& command) {
-      if (const auto* generate = std::get_if<Generate>(&command))
-        m_batch.events.emplace_back(RunFinished{generate->run, 0, 0, true});
-      else if (std::holds_alternative<LoadModels>(command))
-        m_batch.events.emplace_back(TaskFailed{Task::Load, {}});
-      else if (!std::holds_alternative<TimePlain>(command))
-        return false;
-      return true;
-    });
+    takeBack(true);
     if (!m_inBackground) m_stop.request_stop();
   }
   m_wake.notify_all();
+}
+
+/// Ends queued work that has not begun, each with its event.
+void EngineWorker::takeBack(bool loadsToo) {
+  std::erase_if(m_commands, [&](const Command& command) {
+    if (const auto* generate = std::get_if<Generate>(&command))
+      m_batch.events.emplace_back(RunFinished{generate->run, 0, 0, true});
+    else if (std::holds_alternative<TimePlain>(command))
+      m_batch.events.emplace_back(TaskFailed{Task::TimePlain, {}});
+    else if (loadsToo && std::holds_alternative<LoadModels>(command))
+      m_batch.events.emplace_back(TaskFailed{Task::Load, {}});
+    else
+      return false;
+    return true;
+  });
 }
 
 Batch EngineWorker::take() {
@@ -118,8 +128,10 @@ std::optional<Command> EngineWorker::waitForWork() {
   m_wake.wait(lock, [&] { return m_ending || !m_commands.empty() || hasBackgroundWork(); });
   m_stop = std::stop_source();
   m_inBackground = m_commands.empty();
+  m_loading = false;
   if (m_ending || m_commands.empty()) return std::nullopt;
   Command command = std::move(m_commands.front());
+  m_loading = std::holds_alternative<LoadModels>(command);
   m_commands.pop_front();
   return command;
 }
@@ -165,6 +177,7 @@ void EngineWorker::perform(const LoadModels& command, std::stop_token stop) {
     ModelsLoaded loaded{described(*verifier), std::nullopt, chooseDevice().reason};
     if (drafter) loaded.drafter = described(drafter->model());
     m_session = std::move(session);
+    m_hasText = false;
     m_upToDate = true;
     publish(std::move(loaded));
   } catch (const Stopped&) {
@@ -175,7 +188,10 @@ void EngineWorker::perform(const LoadModels& command, std::stop_token stop) {
 }
 
 void EngineWorker::perform(const EditText& command, std::stop_token) {
-  if (m_session) {
+  // Edits from before the window heard of new models do not fit the empty text of their session.
+  const bool whole = command.at == 0 && command.removed >= command.size;
+  if (m_session && (m_hasText || whole)) {
+    m_hasText = true;
     Session& session = *m_session;
     session.replace(command.size, session.text().size(), {});
     session.replace(command.at, command.removed, command.inserted, command.origins);
@@ -192,7 +208,7 @@ void EngineWorker::perform(const EditText& command, std::stop_token) {
 
 void EngineWorker::perform(const Generate& command, std::stop_token stop) {
   RunFinished finished{command.run, 0, 0, false};
-  if (!m_session) return publish(finished);
+  if (!m_session || !m_hasText) return publish(finished);
   setActivity(Activity{Task::Generate, 0, command.count});
   Listener listener(*this);
   const std::size_t before = m_session->text().size();

@@ -23,7 +23,8 @@ class EngineWorker : public QThread {
   /// Stops whatever runs and waits for the thread.
   ~EngineWorker() override;
 
-  /// Queues a command. Editing, generating and loading interrupt the work in progress.
+  /// Queues a command. Editing, generating and loading interrupt the work in progress and take
+  /// back queued runs and timings, which end with their events; but edits let a load finish.
   void post(Command command);
   /// Interrupts loading, generating and timing, and takes queued ones back. Returns at once; each
   /// of them still ends with its event.
@@ -37,6 +38,7 @@ class EngineWorker : public QThread {
  private:
   class Listener;
 
+  void takeBack(bool loadsToo);
   std::optional<Command> waitForWork();
   bool hasBackgroundWork() const;
   void perform(const LoadModels& command, std::stop_token stop);
@@ -57,12 +59,14 @@ class EngineWorker : public QThread {
   Batch m_batch;
   std::stop_source m_stop;      ///< of the work in progress
   bool m_inBackground = false;  ///< that work is nobody's command
+  bool m_loading = false;       ///< that work reads models
   bool m_ending = false;
 
   // Of the worker's own thread.
   std::unique_ptr<Session> m_session;
   TapRequest m_taps;
   std::optional<Observe> m_observe;
+  bool m_hasText = false;  ///< the session follows the window's text
   bool m_upToDate = true;  ///< scores cover the text, or failed to
 };
 

@@ -207,7 +207,8 @@ void PerplexityPanel::refresh() {
   double top = 4;
   while (top < tallestShown()) top += 4;
   double step = 2;
-  while (top / step * kTickRoom > m_plot->axisRect()->height()) step *= 2;
+  const double room = std::max<double>(kTickRoom, m_plot->axisRect()->height());  // none, unseen
+  while (top / step * kTickRoom > room) step *= 2;
   m_ticker->setTickStep(step);
   m_plot->yAxis->setRange(0, top);
   m_plot->replot(QCustomPlot::rpQueuedReplot);

@@ -100,7 +100,7 @@ void RoundStrip::paintEvent(QPaintEvent*) {
 
 const RoundRecord* RoundStrip::roundAt(QPointF position) const {
   const auto& rounds = m_document.rounds();
-  if (position.x() < 0 || position.y() > height() - kAxis) return nullptr;
+  if (position.x() < 0 || position.y() >= height() - kAxis) return nullptr;
   const std::size_t index =
       firstShown() + static_cast<std::size_t>(position.x() / (kColumn + kColumnGap));
   return index < rounds.size() ? &rounds[index] : nullptr;
@@ -138,7 +138,7 @@ void RoundStrip::mouseMoveEvent(QMouseEvent* event) {
   }
   const double above = height() - kAxis - event->position().y();
   const auto cells = cellsOf(*round);
-  const std::size_t cell = static_cast<std::size_t>(above / cellHeight());
+  const auto cell = static_cast<std::size_t>(std::ceil(above / cellHeight()) - 1);
   const bool written = cell < cells.size() && cells[cell].byte >= 0;
   m_linked.hover(written ? std::optional(static_cast<std::size_t>(cells[cell].byte))
                          : std::nullopt);

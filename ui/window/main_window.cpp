@@ -11,6 +11,7 @@
 #include <QTimer>
 #include <QToolButton>
 #include <QVBoxLayout>
+#include <utility>
 
 #include "engine/session/snapshot_store.h"
 #include "ui/panels/next_byte_panel.h"
@@ -268,8 +269,8 @@ void MainWindow::showError(const QString& problem, const QString& action) {
 /// Wide: a right column of three panels and perplexity below the text. Narrow: the column is tabs.
 void MainWindow::arrange(bool narrow) {
   for (Panel* panel : m_panels) {
-    m_area->removeDockWidget(panel);
     panel->setFloating(false);
+    m_area->removeDockWidget(panel);
   }
   m_area->addDockWidget(Qt::BottomDockWidgetArea, m_perplexity);
   m_area->addDockWidget(Qt::RightDockWidgetArea, m_nextByte);
@@ -281,9 +282,10 @@ void MainWindow::arrange(bool narrow) {
     m_area->splitDockWidget(m_speculation, m_state, Qt::Vertical);
   }
   for (Panel* panel : m_panels) panel->show();
+  m_raiseFirst = narrow;
   // A tab can only be raised once the layout has made it.
-  QTimer::singleShot(0, this, [this, narrow] {
-    if (narrow) m_speculation->raise();
+  QTimer::singleShot(0, this, [this] {
+    if (std::exchange(m_raiseFirst, false)) m_speculation->raise();
     for (QTabBar* tabs : m_area->findChildren<QTabBar*>()) tabs->setDrawBase(false);
   });
   m_area->resizeDocks({m_nextByte}, {width() * (narrow ? 38 : 39) / 100}, Qt::Horizontal);
@@ -315,8 +317,8 @@ void MainWindow::restoreWindow() {
   m_toolBar->fitInto(width());
   arrange(m_narrow);
   const bool sameKind = m_settings.value("window/narrow").toBool() == m_narrow;
-  if (sameKind)
-    m_area->restoreState(m_settings.value("window/layout").toByteArray(), kLayoutVersion);
+  const QByteArray layout = m_settings.value("window/layout").toByteArray();
+  if (sameKind && m_area->restoreState(layout, kLayoutVersion)) m_raiseFirst = false;
   ByteView& view = m_text->view();
   view.setZoom(m_settings.value("text/zoom", 1.0).toDouble());
   view.setHex(m_settings.value("text/hex", false).toBool());
@@ -338,7 +340,7 @@ void MainWindow::saveWindow() {
   m_settings.setValue("text/coloring", static_cast<int>(view.coloring()));
   m_settings.setValue("state/kind", static_cast<int>(m_state->kind()));
   m_settings.setValue("state/view", static_cast<int>(m_state->view()));
-  m_editor->settings().save(m_settings);
+  m_editor->chosen().save(m_settings);
   m_models->save(m_settings);
 }
 

@@ -124,6 +124,7 @@ class MainWindow : public QMainWindow {
   std::optional<Task> m_shownTask;
   TapRequest m_taps;
   bool m_narrow = false;
+  bool m_raiseFirst = false;  ///< the tabs have just been made and none was raised by hand
   std::size_t m_channels = 0;
 };
 

@@ -67,7 +67,7 @@ void MainWindow::buildFileMenu() {
   addAction(menu, tr("Export run as JSON…"), tr("Ctrl+E"), [this] { exportRun(); });
   addAction(menu, tr("Save screenshot…"), tr("Ctrl+Shift+S"), [this] { saveScreenshot(); });
   menu.addSeparator();
-  addAction(menu, tr("Quit"), QKeySequence::Quit, [this] { close(); });
+  addAction(menu, tr("Quit"), tr("Ctrl+Q"), [this] { close(); });
 }
 
 void MainWindow::buildEditMenu() {
@@ -150,20 +150,23 @@ void MainWindow::buildViewMenu() {
           m_state->setViridis(viridis);
           m_settings.setValue("state/viridis", viridis);
         });
+    action->setShortcut(viridis ? tr("Ctrl+Alt+V") : tr("Ctrl+Alt+C"));
     action->setCheckable(true);
     action->setChecked(m_settings.value("state/viridis", false).toBool() == viridis);
     mapGroup->addAction(action);
   }
   QMenu& themes = *menu.addMenu(tr("Theme"));
   auto* themeGroup = new QActionGroup(this);
-  const std::pair<ThemeMode, QString> modes[] = {{ThemeMode::System, tr("As the system")},
-                                                 {ThemeMode::Light, tr("Light")},
-                                                 {ThemeMode::Dark, tr("Dark")}};
-  for (const auto& [mode, name] : modes) {
+  const std::tuple<ThemeMode, QString, QString> modes[] = {
+      {ThemeMode::System, tr("As the system"), tr("Ctrl+Alt+1")},
+      {ThemeMode::Light, tr("Light"), tr("Ctrl+Alt+2")},
+      {ThemeMode::Dark, tr("Dark"), tr("Ctrl+Alt+3")}};
+  for (const auto& [mode, name, keys] : modes) {
     QAction* action = themes.addAction(name, this, [this, mode = mode] {
       m_theme.apply(mode);
       m_settings.setValue("window/theme", static_cast<int>(mode));
     });
+    action->setShortcut(keys);
     action->setCheckable(true);
     action->setChecked(m_theme.mode() == mode);
     themeGroup->addAction(action);
@@ -178,7 +181,7 @@ void MainWindow::buildHelpMenu() {
       for (QAction* action : top->menu()->actions()) all.append(action);
     ShortcutsDialog(all, this).exec();
   });
-  addAction(menu, tr("About"), {}, [this] {
+  addAction(menu, tr("About"), tr("Shift+F1"), [this] {
     QMessageBox::about(
         this, tr("MambaByte Playground"),
         tr("<b>MambaByte Playground %1</b><br>Watch a byte-level state-space model write, from the "

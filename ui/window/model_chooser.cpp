@@ -55,14 +55,15 @@ ModelChooser::ModelChooser(EngineLink& link, QWidget* window)
   connect(&link, &EngineLink::modelsLoaded, this, &ModelChooser::finishLoading);
   connect(&link, &EngineLink::taskFailed, this, [this](Task task, const QString& problem) {
     if (task != Task::Load) return;
-    m_loading = false;
+    --m_loads;
     emit loadingChanged();
     if (!problem.isEmpty()) emit failed(problem);
   });
 }
 
 void ModelChooser::populate(QMenu& menu) {
-  menu.addAction(tr("Open the bundled pair"), this, &ModelChooser::openBundled);
+  menu.addAction(tr("Open the bundled pair"), QKeySequence(tr("Ctrl+B")), this,
+                 &ModelChooser::openBundled);
   menu.addSeparator();
   menu.addAction(tr("Open verifier…"), QKeySequence(tr("Ctrl+O")), this, [this] {
     const QString folder = askForFolder(tr("Open a byte-level Mamba (its folder)"));
@@ -72,7 +73,8 @@ void ModelChooser::populate(QMenu& menu) {
     const QString folder = askForFolder(tr("Open a subword Mamba (its folder)"));
     if (!folder.isEmpty()) openDrafter(folder);
   });
-  menu.addAction(tr("No drafter"), this, [this] { openDrafter({}); });
+  menu.addAction(tr("No drafter"), QKeySequence(tr("Ctrl+Shift+B")), this,
+                 [this] { openDrafter({}); });
   menu.addMenu(m_recentMenu);
   menu.addSeparator();
   menu.addAction(tr("Details…"), QKeySequence(tr("Ctrl+I")), this, &ModelChooser::detailsWanted);
@@ -83,9 +85,7 @@ QString ModelChooser::askForFolder(const QString& title) {
 }
 
 void ModelChooser::open(const QString& verifier, const QString& drafter) {
-  m_wantedVerifier = verifier;
-  m_wantedDrafter = drafter;
-  m_loading = true;
+  ++m_loads;
   m_link.load(toPath(verifier), toPath(drafter), {});
   emit loadingChanged();
 }
@@ -105,10 +105,11 @@ void ModelChooser::openNamed(const QString& verifier, const QString& drafter) {
 }
 
 void ModelChooser::finishLoading(const ModelsLoaded& models) {
-  m_loading = false;
+  --m_loads;
   m_models = models;
-  m_verifier = m_wantedVerifier;
-  m_drafter = m_wantedDrafter;
+  m_verifier = QString::fromStdString(models.verifier.info.folder.string());
+  m_drafter =
+      models.drafter ? QString::fromStdString(models.drafter->info.folder.string()) : QString();
   remember(m_verifier, m_drafter);
   m_verifierButton->setText(tr("%1 ▾").arg(title(models.verifier)));
   m_drafterButton->setText(models.drafter ? tr("%1 ▾").arg(title(*models.drafter)) : tr("none ▾"));

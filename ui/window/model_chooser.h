@@ -32,7 +32,7 @@ class ModelChooser : public QObject {
   void openNamed(const QString& verifier, const QString& drafter);
   void openVerifier(const QString& folder) { open(folder, m_drafter); }
   void openDrafter(const QString& folder) { open(m_verifier, folder); }
-  bool isLoading() const { return m_loading; }
+  bool isLoading() const { return m_loads > 0; }
   const std::optional<ModelsLoaded>& models() const { return m_models; }
 
   void save(QSettings& settings) const;
@@ -64,10 +64,8 @@ class ModelChooser : public QObject {
   QMenu* m_recentMenu;
   QString m_verifier;  ///< folders of the current pair
   QString m_drafter;
-  QString m_wantedVerifier;  ///< of the pair being read
-  QString m_wantedDrafter;
   QStringList m_recent;  ///< "verifier\ndrafter", newest first
-  bool m_loading = false;
+  int m_loads = 0;       ///< under way, or waiting for the one before
   std::optional<ModelsLoaded> m_models;
 };
 

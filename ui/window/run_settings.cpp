@@ -190,11 +190,15 @@ void RunSettingsEditor::updateEnabled() {
 }
 
 RunSettings RunSettingsEditor::settings() const {
+  RunSettings run = chosen();
+  if (!m_hasDrafter) run.generation.speculation = Speculation::Off;
+  return run;
+}
+
+RunSettings RunSettingsEditor::chosen() const {
   RunSettings run;
   GenerationSettings& generation = run.generation;
-  generation.speculation = m_hasDrafter
-                               ? static_cast<Speculation>(m_speculation->currentData().toInt())
-                               : Speculation::Off;
+  generation.speculation = static_cast<Speculation>(m_speculation->currentData().toInt());
   generation.draftTokens = static_cast<std::size_t>(m_draftTokens->value());
   generation.beta = static_cast<std::size_t>(m_beta->value());
   generation.healing = m_healing->isChecked();

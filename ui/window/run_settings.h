@@ -34,6 +34,8 @@ class RunSettingsEditor : public QObject {
   explicit RunSettingsEditor(QWidget* parent);
 
   RunSettings settings() const;
+  /// As chosen, whether or not there is a drafter.
+  RunSettings chosen() const;
   void setSettings(const RunSettings& settings);
   /// Without a drafter there is nothing to speculate with.
   void setHasDrafter(bool hasDrafter);

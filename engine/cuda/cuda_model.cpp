@@ -1,0 +1,392 @@
+#include "engine/cuda/cuda_model.h"
+
+#include <algorithm>
+#include <cassert>
+#include <cuda_runtime_api.h>
+#include <optional>
+#include <utility>
+
+#include "engine/error.h"
+#include "engine/model/weight_reader.h"
+#include "kernels/cuda/chunk.h"
+#include "kernels/cuda/devices.h"
+#include "kernels/cuda/taps.h"
+
+namespace mb {
+
+namespace {
+
+using cuda::check;
+using cuda::DeviceArray;
+using cuda::Matrix;
+using cuda::PinnedArray;
+
+/// Runs `work` on a device; what CUDA reports becomes a DeviceError.
+template <class Work>
+auto onDevice(int device, const Work& work) {
+  try {
+    check(cudaSetDevice(device), "cudaSetDevice");
+    return work();
+  } catch (const cuda::CudaError& error) {
+    throw DeviceError("CUDA device " + std::to_string(device) + " failed: " + error.what());
+  }
+}
+
+cuda::Dimensions dimensionsOf(const ModelConfig& config, WeightPrecision precision) {
+  const auto narrow = [](std::size_t value) { return static_cast<std::uint32_t>(value); };
+  return {.model = narrow(config.dModel),
+          .inner = narrow(config.dInner),
+          .states = narrow(config.dState),
+          .taps = narrow(config.dConv),
+          .dtRank = narrow(config.dtRank),
+          .layers = narrow(config.layers),
+          .vocabulary = narrow(config.vocabSize),
+          .planes = precision == WeightPrecision::Float32 ? 3u : 1u};
+}
+
+class CudaValues : public DeviceValues {
+ public:
+  CudaValues(int device, std::size_t size) : m_device(device), m_values(size) {}
+  CudaValues(const CudaValues& other) : CudaValues(other.m_device, other.m_values.size()) {
+    check(cudaMemcpy(m_values.data(), other.m_values.data(), m_values.bytes(),
+                     cudaMemcpyDeviceToDevice),
+          "copying a state");
+  }
+
+  std::unique_ptr<DeviceValues> clone() const override {
+    return onDevice(m_device, [&] { return std::make_unique<CudaValues>(*this); });
+  }
+  void download(std::span<float> values) const override {
+    onDevice(m_device, [&] {
+      check(cudaMemcpy(values.data(), m_values.data(), m_values.bytes(), cudaMemcpyDeviceToHost),
+            "reading a state");
+    });
+  }
+
+  int device() const { return m_device; }
+  DeviceArray<float>& values() { return m_values; }
+
+ private:
+  int m_device;
+  DeviceArray<float> m_values;
+};
+
+/// The state's values on this device, if it has them there.
+CudaValues* valuesOn(int device, const State& state) {
+  auto* values = dynamic_cast<CudaValues*>(state.onDevice());
+  return values && values->device() == device ? values : nullptr;
+}
+
+const float* readable(int device, const State& state) {
+  if (CudaValues* values = valuesOn(device, state)) return values->values().data();
+  const auto host = state.values();
+  auto made = std::make_unique<CudaValues>(device, host.size());
+  made->values().upload(host.data(), host.size());
+  const float* data = made->values().data();
+  state.keepOnDevice(std::move(made));
+  return data;
+}
+
+float* writable(int device, State& state) {
+  std::unique_ptr<CudaValues> values;
+  if (CudaValues* present = valuesOn(device, state)) {
+    values = std::make_unique<CudaValues>(std::move(*present));
+  } else {
+    values = std::make_unique<CudaValues>(device, state.shape().size());
+  }
+  float* data = values->values().data();
+  state.moveToDevice(std::move(values));
+  return data;
+}
+
+// ---- loading
+
+/// Brings one model's weights onto the device, matrix by matrix.
+class Loader {
+ public:
+  Loader(const WeightSource& source, WeightPrecision precision, std::stop_token stop,
+         cuda::DeviceWeights& weights)
+      : m_source(source),
+        m_config(source.config()),
+        m_precision(precision),
+        m_stop(stop),
+        m_weights(weights),
+        m_layout(weights.layout) {
+    const auto& c = m_config;
+    const std::size_t most = std::max(
+        {2 * c.dInner * c.dModel, c.vocabSize * c.dModel, (c.dtRank + 2 * c.dState) * c.dInner});
+    m_rows = PinnedArray<float>(most);
+    m_matrix = DeviceArray<float>(most);
+  }
+
+  void load() {
+    m_weights.layerNorm = m_config.norm == NormKind::Layer;
+    m_weights.epsilon = static_cast<float>(m_config.normEpsilon);
+    for (std::size_t layer = 0; layer < m_config.layers; ++layer) loadLayer(layer);
+    const WeightReader reader(m_source, "", m_precision, m_stop);
+    std::vector<float> norm(2 * m_layout.paddedModel);
+    place(reader, "backbone.norm_f", norm, 0, m_layout.paddedModel);
+    m_weights.parameters.upload(norm.data(), norm.size(), m_config.layers * m_layout.layerSize);
+
+    const std::size_t width = m_config.dModel;
+    readRows(reader, "backbone.embeddings.weight", m_config.vocabSize, width);
+    keepEmbedding();
+    if (!m_config.tiedHead) readRows(reader, "lm_head.weight", m_config.vocabSize, width);
+    pack(Matrix::Head, 0, m_config.vocabSize, width);
+  }
+
+ private:
+  void readRows(const WeightReader& reader, const std::string& name, std::size_t count,
+                std::size_t width) {
+    reader.rows(name, count, width, [&](std::size_t row, std::span<const float> values) {
+      std::ranges::copy(values, m_rows.data() + row * width);
+    });
+  }
+
+  void pack(Matrix matrix, std::size_t layer, std::size_t count, std::size_t width) {
+    m_matrix.upload(m_rows.data(), count * width);
+    cuda::packTiles(m_weights, matrix, static_cast<std::uint32_t>(layer), m_matrix.data(),
+                    static_cast<std::uint32_t>(width), m_stream);
+  }
+
+  void loadLayer(std::size_t layer) {
+    const auto& c = m_config;
+    const WeightReader reader(m_source, "backbone.layers." + std::to_string(layer) + ".",
+                              m_precision, m_stop);
+    const auto matrix = [&](Matrix which, const char* name, std::size_t rows, std::size_t width) {
+      readRows(reader, name, rows, width);
+      pack(which, layer, rows, width);
+    };
+    matrix(Matrix::InProj, "mixer.in_proj.weight", 2 * c.dInner, c.dModel);
+    matrix(Matrix::XProj, "mixer.x_proj.weight", c.dtRank + 2 * c.dState, c.dInner);
+    matrix(Matrix::DtProj, "mixer.dt_proj.weight", c.dInner, c.dtRank);
+    matrix(Matrix::OutProj, "mixer.out_proj.weight", c.dModel, c.dInner);
+
+    std::vector<float> parameters(m_layout.layerSize);
+    const auto vector = [&](std::uint32_t offset, const char* name, std::size_t size) {
+      std::ranges::copy(reader.values(name, {size}), parameters.begin() + offset);
+    };
+    place(reader, "norm", parameters, m_layout.norm, m_layout.normBias);
+    vector(m_layout.dtBias, "mixer.dt_proj.bias", c.dInner);
+    vector(m_layout.skip, "mixer.D", c.dInner);
+    if (c.convBias) vector(m_layout.convBias, "mixer.conv1d.bias", c.dInner);
+    if (c.projectionBias) {
+      const std::vector<float> in = reader.values("mixer.in_proj.bias", {2 * c.dInner});
+      for (std::size_t i = 0; i < in.size(); ++i)
+        parameters[m_layout.inBias + i / c.dInner * m_layout.paddedInner + i % c.dInner] = in[i];
+      vector(m_layout.outBias, "mixer.out_proj.bias", c.dModel);
+    }
+    const auto conv = reader.values("mixer.conv1d.weight", {c.dInner, 1, c.dConv});
+    for (std::size_t i = 0; i < conv.size(); ++i)
+      parameters[m_layout.conv + i % c.dConv * m_layout.paddedInner + i / c.dConv] = conv[i];
+    const std::vector<float> rates = reader.decayRates(c);
+    for (std::size_t i = 0; i < rates.size(); ++i)
+      parameters[m_layout.decay + blockOffset(i / c.dState, c.dState) + i % c.dState * kBlockRows] =
+          rates[i];
+    m_weights.parameters.upload(parameters.data(), parameters.size(), layer * m_layout.layerSize);
+  }
+
+  void place(const WeightReader& reader, const std::string& name, std::vector<float>& to,
+             std::size_t weight, std::size_t bias) {
+    const Shape shape = {m_config.dModel};
+    std::ranges::copy(reader.values(name + ".weight", shape),
+                      to.begin() + static_cast<std::ptrdiff_t>(weight));
+    if (m_config.norm == NormKind::Layer)
+      std::ranges::copy(reader.values(name + ".bias", shape),
+                        to.begin() + static_cast<std::ptrdiff_t>(bias));
+  }
+
+  /// Keeps what m_rows holds, in as many bfloat16 parts as the weights have.
+  void keepEmbedding() {
+    const std::size_t size = m_config.vocabSize * m_config.dModel;
+    std::vector<std::uint16_t> part(size);
+    std::vector<float> rest(m_rows.data(), m_rows.data() + size);
+    for (std::size_t plane = 0; plane < m_weights.plan.dimensions().planes; ++plane) {
+      for (std::size_t i = 0; i < size; ++i) {
+        part[i] = floatToBfloat16(rest[i]);
+        rest[i] -= bfloat16ToFloat(part[i]);
+      }
+      m_weights.embedding.upload(part.data(), size, plane * size);
+    }
+  }
+
+  const WeightSource& m_source;
+  const ModelConfig& m_config;
+  WeightPrecision m_precision;
+  std::stop_token m_stop;
+  cuda::DeviceWeights& m_weights;
+  const cuda::ParameterLayout& m_layout;
+  cuda::Stream m_stream;
+  PinnedArray<float> m_rows;    ///< one matrix, row by row
+  DeviceArray<float> m_matrix;  ///< the same on the device
+};
+
+// ---- running
+
+class CudaRunner : public Runner {
+ public:
+  CudaRunner(std::shared_ptr<const cuda::DeviceWeights> weights, const ModelConfig& config,
+             int device)
+      : m_weights(std::move(weights)),
+        m_config(config),
+        m_device(device),
+        m_most(cuda::mostTokens(*m_weights)),
+        m_workspace(*m_weights, m_most),
+        m_tokens(m_most),
+        m_logits(m_most * config.vocabSize) {}
+
+  std::size_t maxChunk() const override { return m_most; }
+
+  void advance(const State& from, State& to, TokenView tokens,
+               const ChunkRequest& request) override {
+    assert(from.shape() == StateShape(m_config) && to.shape() == from.shape());
+    checkChunk(m_config, tokens, m_most);
+    if (request.stop.stop_requested()) throw Stopped();
+    m_lastCount = tokens.size();
+    m_lastLogits = request.logits;
+    m_taps = {};
+    if (tokens.empty()) {
+      if (&from != &to) to = from;
+      return;
+    }
+    onDevice(m_device, [&] { run(from, to, tokens, request); });
+    to.setPosition(from.position() + tokens.size());
+  }
+
+  void rewind(const State& from, State& to, std::size_t kept) override {
+    assert(kept <= m_lastCount && &from != &to);
+    if (kept == 0) {
+      to = from;
+      return;
+    }
+    onDevice(m_device, [&] {
+      const float* start = readable(m_device, from);
+      cuda::replay(*m_weights, m_workspace, static_cast<std::uint32_t>(kept), start,
+                   writable(m_device, to), m_stream);
+      m_stream.wait();
+    });
+    to.setPosition(from.position() + kept);
+  }
+
+  std::span<const float> logits(std::size_t index) const override {
+    assert(m_lastLogits != LogitsWanted::None && m_lastCount > 0);
+    if (m_lastLogits == LogitsWanted::Last) index = 0;
+    return {m_logits.data() + index * m_config.vocabSize, m_config.vocabSize};
+  }
+
+  const TapBlock& taps() const override { return m_taps; }
+
+ private:
+  void run(const State& from, State& to, TokenView tokens, const ChunkRequest& request) {
+    const std::size_t vocabulary = m_config.vocabSize;
+    const auto count = static_cast<std::uint32_t>(tokens.size());
+    if (request.taps.enabled) reserveTaps();
+    std::ranges::copy(tokens, m_tokens.data());
+    check(cudaMemcpyAsync(m_workspace.input.data(), m_tokens.data(), count * sizeof(Token),
+                          cudaMemcpyHostToDevice, m_stream),
+          "sending tokens");
+    cuda::ChunkRun chunk{.tokens = count, .stateIn = readable(m_device, from)};
+    chunk.stateOut = writable(m_device, to);
+    chunk.logits = request.logits != LogitsWanted::None;
+    chunk.trace = true;
+    chunk.taps = request.taps.enabled;
+    cuda::runChunk(*m_weights, m_workspace, chunk, m_stream);
+    if (chunk.logits) {
+      const std::size_t first = request.logits == LogitsWanted::Last ? count - 1 : 0;
+      check(cudaMemcpyAsync(m_logits.data(), m_workspace.logits.data() + first * vocabulary,
+                            (count - first) * vocabulary * sizeof(float), cudaMemcpyDeviceToHost,
+                            m_stream),
+            "fetching logits");
+    }
+    if (chunk.taps) fetchTaps(request.taps, count);
+    m_stream.wait();
+    if (chunk.taps) keepTaps(request.taps, count);
+  }
+
+  void reserveTaps() {
+    if (m_workspace.taps.size() > 0) return;
+    const std::size_t row = kTapKinds * m_weights->layout.paddedInner;
+    m_workspace.taps = DeviceArray<float>(m_config.layers * m_most * row);
+    const std::size_t means =
+        m_most * kTapKinds * (m_config.layers + tapBins(m_config.dInner, ~0u));
+    m_tapMeans = DeviceArray<float>(means);
+    m_hostTaps = PinnedArray<float>(means);
+  }
+
+  std::size_t layerMeans(std::uint32_t count) const { return count * kTapKinds * m_config.layers; }
+
+  void fetchTaps(const TapRequest& request, std::uint32_t count) {
+    const std::size_t bins = tapBins(m_config.dInner, request.bins);
+    const std::size_t layer = std::min(request.layer, m_config.layers - 1);
+    cuda::reduceTaps(*m_weights, m_workspace, count, static_cast<std::uint32_t>(layer),
+                     static_cast<std::uint32_t>(bins), m_tapMeans.data(),
+                     m_tapMeans.data() + layerMeans(count), m_stream);
+    check(cudaMemcpyAsync(m_hostTaps.data(), m_tapMeans.data(),
+                          (layerMeans(count) + count * kTapKinds * bins) * sizeof(float),
+                          cudaMemcpyDeviceToHost, m_stream),
+          "fetching taps");
+  }
+
+  void keepTaps(const TapRequest& request, std::uint32_t count) {
+    m_taps.count = count;
+    m_taps.layers = m_config.layers;
+    m_taps.layer = std::min(request.layer, m_config.layers - 1);
+    m_taps.bins = tapBins(m_config.dInner, request.bins);
+    const float* channels = m_hostTaps.data() + layerMeans(count);
+    m_taps.byLayer.assign(std::as_const(m_hostTaps).data(), channels);
+    m_taps.byChannel.assign(channels, channels + count * kTapKinds * m_taps.bins);
+  }
+
+  std::shared_ptr<const cuda::DeviceWeights> m_weights;
+  const ModelConfig& m_config;
+  int m_device;
+  std::uint32_t m_most;
+  cuda::Stream m_stream;
+  cuda::Workspace m_workspace;
+  PinnedArray<Token> m_tokens;
+  PinnedArray<float> m_logits;
+  DeviceArray<float> m_tapMeans;
+  PinnedArray<float> m_hostTaps;
+  std::size_t m_lastCount = 0;
+  LogitsWanted m_lastLogits = LogitsWanted::None;
+  TapBlock m_taps;
+};
+
+std::size_t bytesPerStep(const cuda::DeviceWeights& weights) {
+  return weights.tiles.bytes() + weights.parameters.bytes();
+}
+
+}  // namespace
+
+CudaModel::CudaModel(const WeightSource& source, ModelInfo info, WeightPrecision precision,
+                     int device, std::stop_token stop)
+    : m_config(source.config()), m_info(std::move(info)), m_device(device) {
+  onDevice(device, [&] {
+    const cuda::DeviceDescription description = cuda::describeDevice(device);
+    auto weights = std::make_shared<cuda::DeviceWeights>(dimensionsOf(m_config, precision),
+                                                         description.multiprocessors);
+    if (cuda::mostTokens(*weights) == 0) {
+      throw DeviceError(description.name + " cannot run a model of " + info.name +
+                        "'s shape: " + "at most " + std::to_string(cuda::kMostStates) +
+                        " states a channel, and layers that fit its shared memory");
+    }
+    Loader(source, precision, stop, *weights).load();
+    m_info.precision = precision;
+    m_info.weightBytes = bytesPerStep(*weights);
+    m_info.device = description.name;
+    m_weights = std::move(weights);
+  });
+}
+
+CudaModel::~CudaModel() = default;
+
+std::unique_ptr<Runner> CudaModel::newRunner() const {
+  return onDevice(m_device,
+                  [&] { return std::make_unique<CudaRunner>(m_weights, m_config, m_device); });
+}
+
+double measureCudaBandwidth(int device) {
+  return onDevice(device, [] { return cuda::measureReadBandwidth(); });
+}
+
+}  // namespace mb

@@ -1,0 +1,24 @@
+#include "engine/model/model.h"
+
+#include "engine/error.h"
+
+namespace mb {
+
+std::string nameOf(WeightPrecision precision) {
+  return precision == WeightPrecision::BFloat16 ? "bf16" : "f32";
+}
+
+void checkChunk(const ModelConfig& config, TokenView tokens, std::size_t most) {
+  if (tokens.size() > most) {
+    throw RequestError("a chunk of " + std::to_string(tokens.size()) + " tokens; at most " +
+                       std::to_string(most));
+  }
+  for (const Token token : tokens) {
+    if (token < 0 || static_cast<std::size_t>(token) >= config.vocabSize) {
+      throw RequestError("token " + std::to_string(token) + " is outside the vocabulary of " +
+                         std::to_string(config.vocabSize));
+    }
+  }
+}
+
+}  // namespace mb

@@ -1,0 +1,100 @@
+// Mamba-1 over a chunk of tokens in one kernel: every multiprocessor streams its share of the
+// weights once, from the first layer to the head, while the chunk's activations travel between the
+// blocks through the level 2 cache.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cuda_runtime_api.h>
+#include <vector>
+
+#include "kernels/cuda/memory.h"
+#include "kernels/cuda/work_plan.h"
+
+namespace mb::cuda {
+
+inline constexpr std::uint32_t kMostTokens = 32;  ///< of one chunk
+inline constexpr std::uint32_t kMostStates = 64;  ///< n that the scan takes
+inline constexpr std::uint32_t kMostTaps = 9;     ///< k that the convolution takes
+
+/// Offsets into one layer's float parameters. Channels are padded to 16, the state and A lie in
+/// blocks of 16 channels as on the host.
+struct ParameterLayout {
+  explicit ParameterLayout(const Dimensions& dimensions);
+
+  std::uint32_t paddedModel;  ///< d, padded to 16
+  std::uint32_t paddedInner;  ///< e, padded to 16
+  std::uint32_t norm;         ///< [d]
+  std::uint32_t normBias;     ///< [d]
+  std::uint32_t inBias;       ///< [2][e]: u, z
+  std::uint32_t conv;         ///< [k][e]
+  std::uint32_t convBias;     ///< [e]
+  std::uint32_t dtBias;       ///< [e]
+  std::uint32_t decay;        ///< A · log2(e), [e / 16][n][16]
+  std::uint32_t skip;         ///< D, [e]
+  std::uint32_t outBias;      ///< [d]
+  std::uint32_t layerSize;
+};
+
+/// Weights of one model on one device.
+struct DeviceWeights {
+  DeviceWeights(const Dimensions& dimensions, std::uint32_t blocks);
+
+  WorkPlan plan;
+  ParameterLayout layout;
+  bool layerNorm = false;
+  float epsilon = 0;
+  DeviceArray<uint4> tiles;              ///< in the order of the plan
+  DeviceArray<BlockPlan> blocks;         ///< the plan
+  DeviceArray<float> parameters;         ///< [L][layerSize], then the final norm and its bias
+  DeviceArray<std::uint16_t> embedding;  ///< [planes][V][d] bfloat16, high part first
+
+  std::size_t bytes() const;
+};
+
+/// Packs one matrix, given row-major as float32 in device memory, into its tiles.
+void packTiles(DeviceWeights& weights, Matrix matrix, std::uint32_t layer, const float* values,
+               std::uint32_t columns, cudaStream_t stream);
+
+/// Memory that chunks of one model need on the way.
+struct Workspace {
+  Workspace(const DeviceWeights& weights, std::uint32_t tokens);
+
+  std::uint32_t tokens;               ///< capacity
+  DeviceArray<std::int32_t> input;    ///< token ids
+  DeviceArray<float> residual;        ///< [tokens][d]
+  DeviceArray<float> partial;         ///< x_proj before the sum over blocks: [rows][tokens][blocks]
+  DeviceArray<float> projected;       ///< δ, B, C: [tokens][rows]
+  DeviceArray<std::uint32_t> gated;   ///< y ⊙ SiLU(z) as high and low halves: [tokens][e]
+  DeviceArray<float> logits;          ///< [tokens][V]
+  DeviceArray<float> traceInput;      ///< u: [L][tokens][e], for replay
+  DeviceArray<float> traceConvolved;  ///< u'
+  DeviceArray<float> traceDelta;      ///< Δ
+  DeviceArray<float> traceB;          ///< [L][tokens][n]
+  DeviceArray<float> taps;  ///< Δ, ‖s‖, mean Ā: [L][tokens][3][e]; empty without taps
+  DeviceArray<std::uint32_t> arrivals;  ///< of the barrier across the grid
+  std::uint32_t awaited = 0;            ///< arrivals when the last launch has ended
+};
+
+struct ChunkRun {
+  std::uint32_t tokens = 0;
+  const float* stateIn = nullptr;  ///< as on the host; may be stateOut
+  float* stateOut = nullptr;
+  bool logits = false;
+  bool trace = false;  ///< leaves behind what replay() needs
+  bool taps = false;
+};
+
+/// The largest chunk that this device has shared memory for: 4, 8, 16 or 32; 0 when the model
+/// does not fit at all.
+std::uint32_t mostTokens(const DeviceWeights& weights);
+
+/// Launches the kernel over the tokens in workspace.input; results are ready when the stream is.
+void runChunk(const DeviceWeights& weights, Workspace& workspace, const ChunkRun& run,
+              cudaStream_t stream);
+
+/// The state after the first `kept` tokens of the last traced run, without reading weights.
+void replay(const DeviceWeights& weights, const Workspace& workspace, std::uint32_t kept,
+            const float* stateIn, float* stateOut, cudaStream_t stream);
+
+}  // namespace mb::cuda

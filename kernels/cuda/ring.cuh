@@ -1,0 +1,172 @@
+// Weights on their way to one block: a ring of stages in shared memory, filled ahead of time.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/work_plan.h"
+
+namespace mb::cuda {
+
+inline constexpr int kComputeWarps = 8;
+inline constexpr int kComputeThreads = 32 * kComputeWarps;
+inline constexpr int kStageBytes = static_cast<int>(kStageTiles * kTileBytes);
+
+/// Barriers of one stage of the ring. From compute capability 9.0 the bulk copy engine fills
+/// stages and completes `full`; before, the filling warp copies itself and counts.
+struct StageSync {
+  std::uint64_t full;
+  std::uint64_t empty;
+};
+
+#if __CUDA_ARCH__ >= 900
+
+__device__ inline std::uint32_t sharedAddress(const void* p) {
+  return static_cast<std::uint32_t>(__cvta_generic_to_shared(p));
+}
+
+__device__ inline void initStage(StageSync& stage) {
+  asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"(sharedAddress(&stage.full)));
+  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(sharedAddress(&stage.empty)),
+               "r"(kComputeWarps));
+}
+
+__device__ inline void publishStages() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+/// Waits for the phase with this parity to end.
+__device__ inline void waitPhase(std::uint64_t& barrier, std::uint32_t parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.shared.b64 done, [%0], %1;\n"
+      "@done bra ready;\n"
+      "bra again;\n"
+      "ready:\n"
+      "}\n" ::"r"(sharedAddress(&barrier)),
+      "r"(parity)
+      : "memory");
+}
+
+/// `use` counts how often this stage was filled before.
+__device__ inline void waitFull(StageSync& stage, std::uint32_t use) {
+  waitPhase(stage.full, use & 1);
+}
+
+__device__ inline void waitEmpty(StageSync& stage, std::uint32_t use) {
+  if (use > 0) waitPhase(stage.empty, (use - 1) & 1);
+}
+
+__device__ inline void release(StageSync& stage) {
+  asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(sharedAddress(&stage.empty)) : "memory");
+}
+
+/// Called by the whole filling warp.
+__device__ inline void fill(StageSync& stage, uint4* to, const uint4* from) {
+  if (threadIdx.x % 32 != 0) return;
+  asm volatile(
+      "mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(sharedAddress(&stage.full)),
+      "r"(kStageBytes)
+      : "memory");
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(sharedAddress(to)),
+      "l"(from), "r"(kStageBytes), "r"(sharedAddress(&stage.full))
+      : "memory");
+}
+
+#else
+
+__device__ inline void initStage(StageSync& stage) {
+  stage.full = 0;
+  stage.empty = 0;
+}
+
+__device__ inline void publishStages() {}
+
+__device__ inline void waitFull(StageSync& stage, std::uint32_t use) {
+  while (*static_cast<volatile std::uint64_t*>(&stage.full) <= use) {
+  }
+  __threadfence_block();
+}
+
+__device__ inline void waitEmpty(StageSync& stage, std::uint32_t use) {
+  while (*static_cast<volatile std::uint64_t*>(&stage.empty) <
+         static_cast<std::uint64_t>(use) * kComputeWarps) {
+  }
+  __threadfence_block();
+}
+
+__device__ inline void release(StageSync& stage) {
+  __threadfence_block();
+  atomicAdd(reinterpret_cast<unsigned long long*>(&stage.empty), 1ull);
+}
+
+__device__ inline void fill(StageSync& stage, uint4* to, const uint4* from) {
+  const int lane = threadIdx.x % 32;
+  for (int i = lane; i < kStageBytes / 16; i += 32) to[i] = __ldg(from + i);
+  __threadfence_block();
+  __syncwarp();
+  if (lane == 0) *static_cast<volatile std::uint64_t*>(&stage.full) = stage.full + 1;
+}
+
+#endif
+
+/// The filling warp's loop: `stages` stages of a stretch of tiles, in order.
+__device__ inline void fillRing(uint4* ring, StageSync* sync, int slots, const uint4* stretch,
+                                std::uint32_t stages) {
+  constexpr int kStageValues = kStageBytes / 16;
+  int slot = 0;
+  std::uint32_t use = 0;
+  for (std::uint32_t stage = 0; stage < stages; ++stage) {
+    waitEmpty(sync[slot], use);
+    fill(sync[slot], ring + slot * kStageValues,
+         stretch + static_cast<std::uint64_t>(stage) * kStageValues);
+    if (++slot == slots) {
+      slot = 0;
+      ++use;
+    }
+  }
+}
+
+/// One compute warp's view of the ring. Tiles are asked for in ascending order.
+class TileReader {
+ public:
+  __device__ TileReader(const uint4* ring, StageSync* sync, int slots)
+      : m_ring(ring), m_sync(sync), m_slots(slots) {}
+
+  /// Registers of this lane's part of a tile: the A operand of mma.m16n8k16.
+  __device__ uint4 tile(std::uint32_t index) {
+    moveTo(index / kStageTiles);
+    return m_ring[m_slot * (kStageBytes / 16) + index % kStageTiles * 32 + threadIdx.x % 32];
+  }
+
+  /// Gives back every stage before that of tile `index`, which must have been asked for.
+  __device__ void moveTo(std::uint32_t stage) {
+    while (!m_started || m_stage < stage) {
+      if (m_started) {
+        __syncwarp();
+        if (threadIdx.x % 32 == 0) release(m_sync[m_slot]);
+        ++m_stage;
+        if (++m_slot == m_slots) {
+          m_slot = 0;
+          ++m_use;
+        }
+      }
+      m_started = true;
+      waitFull(m_sync[m_slot], m_use);
+    }
+  }
+
+ private:
+  const uint4* m_ring;
+  StageSync* m_sync;
+  int m_slots;
+  int m_slot = 0;
+  bool m_started = false;
+  std::uint32_t m_stage = 0;
+  std::uint32_t m_use = 0;
+};
+
+}  // namespace mb::cuda

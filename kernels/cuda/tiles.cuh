@@ -1,0 +1,86 @@
+// Products of weight tiles with activations on the tensor cores.
+//
+// An activation x is split into bfloat16 parts, x ≈ hi + lo, which together keep 16 bits of its
+// mantissa; each part is a column of the B operand and both are multiplied with the same weights.
+// A column's sum does not depend on what the other columns hold, so a token gets the same bits
+// alone and in a chunk.
+#pragma once
+
+#include <cstdint>
+#include <cuda_bf16.h>
+
+namespace mb::cuda {
+
+/// D += A · B for a 16×16 tile of weights and 8 columns; mma.m16n8k16 with float32 sums.
+__device__ inline void multiply(float (&sum)[4], const uint4& a, const uint2& b) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+      : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));
+#else  // the same sums with shuffles: lane 4g + t holds rows g, g + 8 and columns 2t, 2t + 1
+  const int lane = threadIdx.x % 32;
+  const auto low = [](std::uint32_t v) { return __uint_as_float(v << 16); };
+  const auto high = [](std::uint32_t v) { return __uint_as_float(v & 0xffff0000u); };
+  for (int half = 0; half < 2; ++half) {
+    for (int t = 0; t < 4; ++t) {
+      const int from = (lane & ~3) + t;
+      const std::uint32_t upper = __shfl_sync(~0u, half ? a.z : a.x, from);
+      const std::uint32_t lower = __shfl_sync(~0u, half ? a.w : a.y, from);
+      for (int column = 0; column < 2; ++column) {
+        const int source = (2 * (lane % 4) + column) * 4 + t;
+        const std::uint32_t x = __shfl_sync(~0u, half ? b.y : b.x, source);
+        sum[column] = fmaf(low(upper), low(x), fmaf(high(upper), high(x), sum[column]));
+        sum[2 + column] = fmaf(low(lower), low(x), fmaf(high(lower), high(x), sum[2 + column]));
+      }
+    }
+  }
+#endif
+}
+
+/// Two neighbouring activations as pairs of their high and their low parts.
+struct SplitPair {
+  std::uint32_t high;
+  std::uint32_t low;
+};
+
+__device__ inline SplitPair split(float first, float second) {
+  const __nv_bfloat162 high = __floats2bfloat162_rn(first, second);
+  const float2 back = __bfloat1622float2(high);
+  const __nv_bfloat162 low = __floats2bfloat162_rn(first - back.x, second - back.y);
+  SplitPair pair;
+  memcpy(&pair.high, &high, 4);
+  memcpy(&pair.low, &low, 4);
+  return pair;
+}
+
+/// Activations in shared memory, ready as B operands: per column tile of 16 values NT blocks of 4
+/// tokens, each 32 lanes × 8 bytes. Column tiles are 32 bytes further apart than they must be, so
+/// that neighbours fall on other banks.
+template <int NT>
+class Operands {
+ public:
+  static constexpr int kTileStride = NT * 256 + 32;
+
+  __device__ explicit Operands(void* memory) : m_memory(static_cast<char*>(memory)) {}
+
+  /// Stores values k, k + 1 (k even, counted from the first staged column) of a token.
+  __device__ void store(int token, int k, float first, float second) {
+    const SplitPair pair = split(first, second);
+    const int lane = (token % 4) * 8 + k % 8 / 2;
+    char* at = m_memory + k / 16 * kTileStride + token / 4 * 256 + lane * 8 + k % 16 / 8 * 4;
+    *reinterpret_cast<std::uint32_t*>(at) = pair.high;
+    *reinterpret_cast<std::uint32_t*>(at + 32) = pair.low;
+  }
+
+  __device__ uint2 load(int columnTile, int block) const {
+    return *reinterpret_cast<const uint2*>(m_memory + columnTile * kTileStride + block * 256 +
+                                           threadIdx.x % 32 * 8);
+  }
+
+ private:
+  char* m_memory;
+};
+
+}  // namespace mb::cuda

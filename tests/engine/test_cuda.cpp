@@ -1,0 +1,273 @@
+// The CUDA device against the golden vectors, the CPU and itself. Skipped without a device.
+#include <QTest>
+
+#include "engine/decoding/sampler.h"
+#include "engine/evaluation/evaluation.h"
+#include "engine/model/devices.h"
+#include "engine/session/session.h"
+#include "tests/support/random_values.h"
+#include "tests/support/recorded_run.h"
+#include "tests/support/test_models.h"
+
+using namespace mb;
+using namespace mb::test;
+
+namespace {
+
+constexpr double kTolerance = 1e-4;
+
+ModelLoader loader(DeviceKind kind, WeightPrecision precision = WeightPrecision::BFloat16) {
+  return ModelLoader({.kind = kind, .precision = precision});
+}
+
+State randomState(const Model& model, Random& random) {
+  const ModelConfig& c = model.config();
+  State state = model.newState();
+  for (std::size_t layer = 0; layer < c.layers; ++layer) {
+    for (std::size_t channel = 0; channel < c.dInner; ++channel) {
+      for (std::size_t n = 0; n < c.dState; ++n)
+        state.hidden(layer)[blockOffset(channel, c.dState) + n * kBlockRows] =
+            random.uniform(-2, 2);
+      for (std::size_t i = 0; i + 1 < c.dConv; ++i)
+        state.convolution(layer)[i * state.shape().stride() + channel] = random.uniform(-2, 2);
+    }
+  }
+  return state;
+}
+
+std::vector<float> copyOf(std::span<const float> values) {
+  return {values.begin(), values.end()};
+}
+
+/// Logits after each token, read in chunks of at most `most`.
+std::vector<std::vector<float>> readAll(const Model& model, TokenView tokens, State& state,
+                                        std::size_t most) {
+  const auto runner = model.newRunner();
+  std::vector<std::vector<float>> logits;
+  while (!tokens.empty()) {
+    const TokenView chunk = tokens.first(std::min({tokens.size(), most, runner->maxChunk()}));
+    State next = model.newState();
+    runner->advance(state, next, chunk, {});
+    for (std::size_t i = 0; i < chunk.size(); ++i) logits.push_back(copyOf(runner->logits(i)));
+    state = std::move(next);
+    tokens = tokens.subspan(chunk.size());
+  }
+  return logits;
+}
+
+Bytes excerpt(std::size_t offset, std::size_t size) {
+  const std::string text = readFile(std::filesystem::path(MB_TEST_DATA) / "books-test-excerpt.txt");
+  const std::string part = text.substr(offset, size);
+  return {part.begin(), part.end()};
+}
+
+void addGoldens() {
+  QTest::addColumn<QString>("golden");
+  for (const std::string& name : goldenNames())
+    QTest::newRow(name.c_str()) << QString::fromStdString(name);
+}
+
+}  // namespace
+
+class CudaTest : public QObject {
+  Q_OBJECT
+
+ private slots:
+  void initTestCase() {
+    const DeviceChoice choice = chooseDevice();
+    if (choice.cudaDevices.empty()) QSKIP(choice.reason.c_str());
+    const ModelLoader cuda = loader(DeviceKind::Cuda);
+    m_verifier = cuda.open(bundledFolder("books"));
+    m_drafter = openDrafter(cuda, bundledFolder("books-draft"), {});
+  }
+
+  void reproducesTheReference_data() { addGoldens(); }
+  void reproducesTheReference() {
+    QFETCH(QString, golden);
+    const Golden expected = loadGolden(golden.toStdString());
+    const auto model = loader(DeviceKind::Cuda, WeightPrecision::Float32)
+                           .open(goldenFolder(golden.toStdString()));
+    const ModelConfig& c = model->config();
+    State state = model->newState();
+    const auto logits = readAll(*model, expected.inputs, state, 32);
+    for (std::size_t i = 0; i < logits.size(); ++i) {
+      const auto row = std::span(expected.logits).subspan(i * c.vocabSize, c.vocabSize);
+      const double error = relativeError(logits[i], row);
+      QVERIFY2(error < kTolerance, qPrintable(QString("logits %1: %2").arg(i).arg(error)));
+    }
+    for (std::size_t layer = 0; layer < c.layers; ++layer) {
+      std::vector<float> hidden;
+      for (std::size_t i = 0; i < c.dInner * c.dState; ++i)
+        hidden.push_back(state.hiddenValue(layer, i / c.dState, i % c.dState));
+      const double error = relativeError(hidden, expected.hidden[layer]);
+      QVERIFY2(error < kTolerance, qPrintable(QString("state of %1: %2").arg(layer).arg(error)));
+    }
+    std::vector<Token> written{argmax(logits.back())};
+    while (written.size() < 48)
+      written.push_back(argmax(readAll(*model, {&written.back(), 1}, state, 1).front()));
+    QCOMPARE(written, expected.greedy48);
+  }
+
+  void roundedWeightsAgreeWithTheCpu_data() { addGoldens(); }
+  void roundedWeightsAgreeWithTheCpu() {
+    QFETCH(QString, golden);
+    const auto folder = goldenFolder(golden.toStdString());
+    const auto cuda = loader(DeviceKind::Cuda).open(folder);
+    const auto cpu = loader(DeviceKind::Cpu).open(folder);
+    const auto tokens = loadGolden(golden.toStdString()).inputs;
+    State onCuda = cuda->newState();
+    State onCpu = cpu->newState();
+    const auto got = readAll(*cuda, tokens, onCuda, 32);
+    const auto expected = readAll(*cpu, tokens, onCpu, 32);
+    for (std::size_t i = 0; i < got.size(); ++i)
+      QVERIFY(relativeError(got[i], expected[i]) < kTolerance);
+  }
+
+  void aChunkIsItsStepsBitForBit_data() {
+    addGoldens();
+    QTest::newRow("bundled verifier") << "books";
+  }
+  void aChunkIsItsStepsBitForBit() {
+    const auto model = fetchModel();
+    const auto runner = model->newRunner();
+    Random random(1);
+    const std::size_t most = runner->maxChunk();
+    const std::vector<Token> tokens = random.tokens(most, model->config().vocabSize);
+    const State start = randomState(*model, random);
+    std::vector<State> states{start};
+    std::vector<std::vector<float>> logits;
+    for (const Token token : tokens) {
+      State next = states.back();
+      logits.push_back(readAll(*model, {&token, 1}, next, 1).front());
+      states.push_back(next);
+    }
+    State state = model->newState();
+    for (std::size_t count = 1; count <= most; ++count) {
+      runner->advance(start, state, TokenView(tokens).first(count), {});
+      QVERIFY2(std::ranges::equal(state.values(), states[count].values()),
+               qPrintable(QString("state after %1").arg(count)));
+      for (std::size_t i = 0; i < count; ++i)
+        QVERIFY2(copyOf(runner->logits(i)) == logits[i],
+                 qPrintable(QString("logits %1 of %2").arg(i).arg(count)));
+    }
+    for (std::size_t kept = 0; kept <= most; ++kept) {
+      State rewound = model->newState();
+      runner->rewind(start, rewound, kept);
+      QVERIFY2(std::ranges::equal(rewound.values(), states[kept].values()),
+               qPrintable(QString("rewound to %1").arg(kept)));
+    }
+  }
+
+  void aChunkMayEndWhereItBegan() {
+    const auto runner = m_verifier->newRunner();
+    Random random(2);
+    const State start = randomState(*m_verifier, random);
+    for (const std::size_t count : {1u, 3u, 20u}) {
+      const std::vector<Token> tokens = random.tokens(count, 256);
+      State apart = m_verifier->newState();
+      runner->advance(start, apart, tokens, {});
+      State same = start;
+      runner->advance(same, same, tokens, {});
+      QVERIFY(same == apart);
+    }
+  }
+
+  void statesSurviveFilesAndCopies() {
+    const Bytes text = excerpt(0, 40);
+    const std::vector<Token> tokens(text.begin(), text.end());
+    State state = m_verifier->newState();
+    readAll(*m_verifier, tokens, state, 32);
+    const TemporaryFolder folder;
+    state.save(folder / "state");
+    State loaded = State::load(folder / "state", state.shape());
+    QVERIFY(loaded == state);
+    State copy = state;
+    const auto expected = readAll(*m_verifier, tokens, state, 32);
+    QVERIFY(readAll(*m_verifier, tokens, loaded, 32) == expected);
+    QVERIFY(readAll(*m_verifier, tokens, copy, 32) == expected);
+    QVERIFY(loaded == state && copy == state);
+  }
+
+  void bitsPerByteAreThoseOfTheCpu() {
+    const Bytes text = excerpt(0, 8192);
+    const auto cpu = loader(DeviceKind::Cpu).open(bundledFolder("books"));
+    const double onCpu = evaluate(*cpu, nullptr, text, {}, {}).bitsPerByte;
+    const double onCuda = evaluate(*m_verifier, nullptr, text, {}, {}).bitsPerByte;
+    QVERIFY2(std::abs(onCpu - onCuda) < 1e-3,
+             qPrintable(QString("CPU %1, CUDA %2").arg(onCpu).arg(onCuda)));
+  }
+
+  void tapsAreThoseOfTheCpu() {
+    const auto cpu = loader(DeviceKind::Cpu).open(bundledFolder("books"));
+    const Bytes text = excerpt(100, 20);
+    const std::vector<Token> tokens(text.begin(), text.end());
+    const ChunkRequest request{LogitsWanted::None, {true, 3, 32}, {}};
+    const auto tapsOf = [&](const Model& model) {
+      const auto runner = model.newRunner();
+      State state = model.newState();
+      runner->advance(state, state, tokens, request);
+      return runner->taps();
+    };
+    const TapBlock got = tapsOf(*m_verifier);
+    const TapBlock expected = tapsOf(*cpu);
+    QCOMPARE(got.count, expected.count);
+    QCOMPARE(got.bins, expected.bins);
+    QCOMPARE(got.layer, expected.layer);
+    QVERIFY(relativeError(got.byLayer, expected.byLayer) < kTolerance);
+    QVERIFY(relativeError(got.byChannel, expected.byChannel) < kTolerance);
+  }
+
+  void exactSpeculationIsPlainDecoding_data() {
+    QTest::addColumn<float>("temperature");
+    QTest::addColumn<bool>("healing");
+    for (const bool healing : {true, false}) {
+      const char* suffix = healing ? "" : ", no healing";
+      QTest::addRow("greedy%s", suffix) << 0.0f << healing;
+      QTest::addRow("sampled%s", suffix) << 0.8f << healing;
+    }
+  }
+  void exactSpeculationIsPlainDecoding() {
+    QFETCH(float, temperature);
+    QFETCH(bool, healing);
+    const std::size_t prompts = qEnvironmentVariable("MB_FULL_ACCEPTANCE") == "1" ? 100 : 5;
+    for (std::size_t i = 0; i < prompts; ++i) {
+      GenerationSettings settings;
+      settings.sampler.temperature = temperature;
+      settings.sampler.topK = 40;
+      settings.sampler.seed = i;
+      settings.healing = healing;
+      settings.draftTokens = 2 + i % 7;
+      const Bytes prompt = excerpt(i * 150, 100);
+      settings.speculation = Speculation::Off;
+      const Bytes plain = write(prompt, settings);
+      settings.speculation = Speculation::Exact;
+      QVERIFY2(write(prompt, settings) == plain, qPrintable(QString("prompt %1").arg(i)));
+    }
+  }
+
+  void cleanupTestCase() {
+    m_drafter.reset();
+    m_verifier.reset();
+  }
+
+ private:
+  std::shared_ptr<const Model> fetchModel() const {
+    QFETCH(QString, golden);
+    if (golden == "books") return m_verifier;
+    return loader(DeviceKind::Cuda).open(goldenFolder(golden.toStdString()));
+  }
+
+  Bytes write(const Bytes& prompt, const GenerationSettings& settings) const {
+    Recorder run;
+    Session session(m_verifier, m_drafter);
+    session.replace(0, 0, prompt);
+    session.generate(400, settings, run, {});
+    return session.text();
+  }
+
+  std::shared_ptr<const Model> m_verifier;
+  std::shared_ptr<SubwordDrafter> m_drafter;
+};
+
+QTEST_GUILESS_MAIN(CudaTest)
+#include "test_cuda.moc"
