@@ -33,6 +33,7 @@ HeadlessRun::HeadlessRun(ui::MainWindow& window, QString screenshot, QObject* pa
 
 void HeadlessRun::print(std::size_t) {
   const Bytes bytes = m_window.document().bytes(m_printed, m_window.document().size());
+  if (bytes.empty()) return;
   m_printed += bytes.size();
   std::fwrite(bytes.data(), 1, bytes.size(), stdout);
   std::fflush(stdout);

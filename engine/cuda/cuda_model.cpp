@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cassert>
 #include <cuda_runtime_api.h>
-#include <optional>
+#include <functional>
 #include <utility>
 
 #include "engine/error.h"
@@ -52,6 +52,8 @@ class CudaValues : public DeviceValues {
                      cudaMemcpyDeviceToDevice),
           "copying a state");
   }
+
+  CudaValues(CudaValues&&) = default;  // keeps the address that kernels were given
 
   std::unique_ptr<DeviceValues> clone() const override {
     return onDevice(m_device, [&] { return std::make_unique<CudaValues>(*this); });
@@ -121,21 +123,47 @@ class Loader {
 
   void load() {
     m_weights.layerNorm = m_config.norm == NormKind::Layer;
+    m_weights.outBias = m_config.projectionBias;
     m_weights.epsilon = static_cast<float>(m_config.normEpsilon);
     for (std::size_t layer = 0; layer < m_config.layers; ++layer) loadLayer(layer);
     const WeightReader reader(m_source, "", m_precision, m_stop);
-    std::vector<float> norm(2 * m_layout.paddedModel);
-    place(reader, "backbone.norm_f", norm, 0, m_layout.paddedModel);
-    m_weights.parameters.upload(norm.data(), norm.size(), m_config.layers * m_layout.layerSize);
+    m_weights.parameters.upload(
+        padded(reader.values("backbone.norm_f.weight", {m_config.dModel})).data(),
+        m_layout.paddedModel, m_config.layers * m_layout.layerSize);
 
     const std::size_t width = m_config.dModel;
     readRows(reader, "backbone.embeddings.weight", m_config.vocabSize, width);
     keepEmbedding();
     if (!m_config.tiedHead) readRows(reader, "lm_head.weight", m_config.vocabSize, width);
     pack(Matrix::Head, 0, m_config.vocabSize, width);
+    if (m_config.norm == NormKind::Layer) {
+      const auto bias = timesNormBias(reader, "backbone.norm_f.bias", m_config.vocabSize);
+      m_weights.headBias = DeviceArray<float>(bias.size());
+      m_weights.headBias.upload(bias.data(), bias.size());
+    }
   }
 
  private:
+  std::vector<float> padded(std::vector<float> values) const {
+    values.resize(m_layout.paddedModel);
+    return values;
+  }
+
+  /// The matrix in m_rows times the bias of the LayerNorm before it.
+  std::vector<float> timesNormBias(const WeightReader& reader, const std::string& name,
+                                   std::size_t rows) const {
+    const std::vector<float> bias = reader.values(name, {m_config.dModel});
+    std::vector<float> result(rows);
+    for (std::size_t row = 0; row < rows; ++row) {
+      double sum = 0;
+      for (std::size_t i = 0; i < bias.size(); ++i)
+        sum += static_cast<double>(m_rows.data()[row * bias.size() + i]) *
+               static_cast<double>(bias[i]);
+      result[row] = static_cast<float>(sum);
+    }
+    return result;
+  }
+
   void readRows(const WeightReader& reader, const std::string& name, std::size_t count,
                 std::size_t width) {
     reader.rows(name, count, width, [&](std::size_t row, std::span<const float> values) {
@@ -157,56 +185,48 @@ class Loader {
       readRows(reader, name, rows, width);
       pack(which, layer, rows, width);
     };
+    cuda::ChannelParameters channels;
     matrix(Matrix::InProj, "mixer.in_proj.weight", 2 * c.dInner, c.dModel);
+    if (c.norm == NormKind::Layer)
+      channels.inBias = timesNormBias(reader, "norm.bias", 2 * c.dInner);
     matrix(Matrix::XProj, "mixer.x_proj.weight", c.dtRank + 2 * c.dState, c.dInner);
     matrix(Matrix::DtProj, "mixer.dt_proj.weight", c.dInner, c.dtRank);
     matrix(Matrix::OutProj, "mixer.out_proj.weight", c.dModel, c.dInner);
 
     std::vector<float> parameters(m_layout.layerSize);
-    const auto vector = [&](std::uint32_t offset, const char* name, std::size_t size) {
-      std::ranges::copy(reader.values(name, {size}), parameters.begin() + offset);
-    };
-    place(reader, "norm", parameters, m_layout.norm, m_layout.normBias);
-    vector(m_layout.dtBias, "mixer.dt_proj.bias", c.dInner);
-    vector(m_layout.skip, "mixer.D", c.dInner);
-    if (c.convBias) vector(m_layout.convBias, "mixer.conv1d.bias", c.dInner);
+    std::ranges::copy(reader.values("norm.weight", {c.dModel}), parameters.begin() + m_layout.norm);
+    channels.conv = reader.values("mixer.conv1d.weight", {c.dInner, 1, c.dConv});
+    channels.dtBias = reader.values("mixer.dt_proj.bias", {c.dInner});
+    channels.skip = reader.values("mixer.D", {c.dInner});
+    channels.decay = reader.decayRates(c);
+    if (c.convBias) channels.convBias = reader.values("mixer.conv1d.bias", {c.dInner});
     if (c.projectionBias) {
-      const std::vector<float> in = reader.values("mixer.in_proj.bias", {2 * c.dInner});
-      for (std::size_t i = 0; i < in.size(); ++i)
-        parameters[m_layout.inBias + i / c.dInner * m_layout.paddedInner + i % c.dInner] = in[i];
-      vector(m_layout.outBias, "mixer.out_proj.bias", c.dModel);
+      std::vector<float> bias = reader.values("mixer.in_proj.bias", {2 * c.dInner});
+      channels.inBias.resize(bias.size());
+      std::ranges::transform(bias, channels.inBias, channels.inBias.begin(), std::plus());
+      std::ranges::copy(reader.values("mixer.out_proj.bias", {c.dModel}),
+                        parameters.begin() + m_layout.outBias);
     }
-    const auto conv = reader.values("mixer.conv1d.weight", {c.dInner, 1, c.dConv});
-    for (std::size_t i = 0; i < conv.size(); ++i)
-      parameters[m_layout.conv + i % c.dConv * m_layout.paddedInner + i / c.dConv] = conv[i];
-    const std::vector<float> rates = reader.decayRates(c);
-    for (std::size_t i = 0; i < rates.size(); ++i)
+    cuda::packRecords(m_weights, static_cast<std::uint32_t>(layer), channels);
+    for (std::size_t i = 0; i < channels.decay.size(); ++i)
       parameters[m_layout.decay + blockOffset(i / c.dState, c.dState) + i % c.dState * kBlockRows] =
-          rates[i];
+          channels.decay[i];
     m_weights.parameters.upload(parameters.data(), parameters.size(), layer * m_layout.layerSize);
-  }
-
-  void place(const WeightReader& reader, const std::string& name, std::vector<float>& to,
-             std::size_t weight, std::size_t bias) {
-    const Shape shape = {m_config.dModel};
-    std::ranges::copy(reader.values(name + ".weight", shape),
-                      to.begin() + static_cast<std::ptrdiff_t>(weight));
-    if (m_config.norm == NormKind::Layer)
-      std::ranges::copy(reader.values(name + ".bias", shape),
-                        to.begin() + static_cast<std::ptrdiff_t>(bias));
   }
 
   /// Keeps what m_rows holds, in as many bfloat16 parts as the weights have.
   void keepEmbedding() {
-    const std::size_t size = m_config.vocabSize * m_config.dModel;
-    std::vector<std::uint16_t> part(size);
-    std::vector<float> rest(m_rows.data(), m_rows.data() + size);
+    const std::size_t width = m_config.dModel;
+    const std::size_t stride = m_layout.paddedModel;
+    std::vector<std::uint16_t> part(m_config.vocabSize * stride);
+    std::vector<float> rest(m_rows.data(), m_rows.data() + m_config.vocabSize * width);
     for (std::size_t plane = 0; plane < m_weights.plan.dimensions().planes; ++plane) {
-      for (std::size_t i = 0; i < size; ++i) {
-        part[i] = floatToBfloat16(rest[i]);
-        rest[i] -= bfloat16ToFloat(part[i]);
+      for (std::size_t i = 0; i < rest.size(); ++i) {
+        std::uint16_t& kept = part[i / width * stride + i % width];
+        kept = floatToBfloat16(rest[i]);
+        rest[i] -= bfloat16ToFloat(kept);
       }
-      m_weights.embedding.upload(part.data(), size, plane * size);
+      m_weights.embedding.upload(part.data(), part.size(), plane * part.size());
     }
   }
 
@@ -231,9 +251,7 @@ class CudaRunner : public Runner {
         m_config(config),
         m_device(device),
         m_most(cuda::mostTokens(*m_weights)),
-        m_workspace(*m_weights, m_most),
-        m_tokens(m_most),
-        m_logits(m_most * config.vocabSize) {}
+        m_workspace(*m_weights, m_most) {}
 
   std::size_t maxChunk() const override { return m_most; }
 
@@ -270,34 +288,22 @@ class CudaRunner : public Runner {
 
   std::span<const float> logits(std::size_t index) const override {
     assert(m_lastLogits != LogitsWanted::None && m_lastCount > 0);
-    if (m_lastLogits == LogitsWanted::Last) index = 0;
-    return {m_logits.data() + index * m_config.vocabSize, m_config.vocabSize};
+    if (m_lastLogits == LogitsWanted::Last) index = m_lastCount - 1;
+    return {m_workspace.logits.data() + index * m_config.vocabSize, m_config.vocabSize};
   }
 
   const TapBlock& taps() const override { return m_taps; }
 
  private:
   void run(const State& from, State& to, TokenView tokens, const ChunkRequest& request) {
-    const std::size_t vocabulary = m_config.vocabSize;
     const auto count = static_cast<std::uint32_t>(tokens.size());
     if (request.taps.enabled) reserveTaps();
-    std::ranges::copy(tokens, m_tokens.data());
-    check(cudaMemcpyAsync(m_workspace.input.data(), m_tokens.data(), count * sizeof(Token),
-                          cudaMemcpyHostToDevice, m_stream),
-          "sending tokens");
-    cuda::ChunkRun chunk{.tokens = count, .stateIn = readable(m_device, from)};
+    cuda::ChunkRun chunk{.tokens = tokens, .stateIn = readable(m_device, from)};
     chunk.stateOut = writable(m_device, to);
     chunk.logits = request.logits != LogitsWanted::None;
     chunk.trace = true;
     chunk.taps = request.taps.enabled;
     cuda::runChunk(*m_weights, m_workspace, chunk, m_stream);
-    if (chunk.logits) {
-      const std::size_t first = request.logits == LogitsWanted::Last ? count - 1 : 0;
-      check(cudaMemcpyAsync(m_logits.data(), m_workspace.logits.data() + first * vocabulary,
-                            (count - first) * vocabulary * sizeof(float), cudaMemcpyDeviceToHost,
-                            m_stream),
-            "fetching logits");
-    }
     if (chunk.taps) fetchTaps(request.taps, count);
     m_stream.wait();
     if (chunk.taps) keepTaps(request.taps, count);
@@ -343,8 +349,6 @@ class CudaRunner : public Runner {
   std::uint32_t m_most;
   cuda::Stream m_stream;
   cuda::Workspace m_workspace;
-  PinnedArray<Token> m_tokens;
-  PinnedArray<float> m_logits;
   DeviceArray<float> m_tapMeans;
   PinnedArray<float> m_hostTaps;
   std::size_t m_lastCount = 0;

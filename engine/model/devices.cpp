@@ -21,8 +21,7 @@ DeviceChoice chooseDevice() {
   if (list.devices.empty()) {
     choice.reason = "no CUDA device found (" + list.problem + ")";
   } else {
-    choice.kind = DeviceKind::Cuda;
-    choice.reason = list.devices.front().name + " found";
+    choice.reason = list.devices.front().name + " found, used when asked for";
   }
 #else
   choice.reason = "built without CUDA";
@@ -31,7 +30,7 @@ DeviceChoice chooseDevice() {
 }
 
 ModelLoader::ModelLoader(const DeviceOptions& options) : m_options(options) {
-  if (options.kind == DeviceKind::Cuda && chooseDevice().kind != DeviceKind::Cuda)
+  if (options.kind == DeviceKind::Cuda && chooseDevice().cudaDevices.empty())
     throw DeviceError("CUDA is not usable here: " + chooseDevice().reason);
   m_pool = std::make_shared<cpu::ThreadPool>(options.threads);
 }

@@ -26,11 +26,12 @@ struct DeviceOptions {
 /// The devices of this machine and the reason for the one chosen, for the status bar.
 struct DeviceChoice {
   DeviceKind kind = DeviceKind::Cpu;
-  std::string reason;                    ///< "no CUDA device found (…)"
+  std::string reason;                    ///< "no CUDA device found (…)", or the name of the first
   std::vector<std::string> cudaDevices;  ///< names of usable CUDA devices
 };
 
-/// Looks for a CUDA device; the CPU when there is none, with the reason.
+/// Looks for CUDA devices. The CPU is chosen all the same, until the CUDA engine has shown in every
+/// shape that it is right; it runs when asked for by name.
 DeviceChoice chooseDevice();
 
 /// Opens models on one device. The models share the device's threads, so that their runners must

@@ -72,7 +72,7 @@ std::span<const float> State::values() const {
 
 std::span<float> State::values() {
   std::as_const(*this).values();
-  m_device.reset();
+  if (m_device) m_device.reset();  // without one, threads may share the values
   return m_values.span();
 }
 

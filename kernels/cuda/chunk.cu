@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <bit>
 #include <utility>
 
 #include "kernels/cuda/chunk.h"
@@ -26,11 +27,10 @@ struct ChunkArguments {
   const float* parameters;
   const std::uint16_t* embedding;
 
-  const std::int32_t* input;
+  std::int32_t input[kMostTokens];
   float* residual;
-  float* partial;
-  float* projected;
-  std::uint32_t* gated;
+  unsigned long long* projected;
+  float* gated;
   float* logits;
   float* traceInput;
   float* traceConvolved;
@@ -39,6 +39,7 @@ struct ChunkArguments {
   float* taps;
   std::uint32_t* arrivals;
   std::uint32_t arrived;
+  std::uint32_t turn;  // which of the three sums layer 0 takes
   std::uint32_t capacity;
 
   std::uint32_t tokens;
@@ -46,9 +47,13 @@ struct ChunkArguments {
   float* stateOut;
   bool head;
 
-  int slots;         // stages of the ring
-  int operandBytes;  // shared memory for activations
-  int channels;      // most channels of a block
+  int slots;               // stages of the ring
+  std::uint32_t slotBits;  // its logarithm
+  int operandBytes;        // shared memory for activations
+  int channels;            // most channels of a block
+  int rows;                // most rows of out_proj of a block
+  bool outBias;
+  const float* headBias;  // or null
 };
 
 /// Waits for the compute warps only: the filling warp goes its own way.
@@ -57,7 +62,7 @@ __device__ inline void meet() {
 }
 
 __device__ inline float silu(float x) {
-  return x / (1.0f + expf(-x));
+  return __fdividef(x, 1.0f + expf(-x));
 }
 
 __device__ inline float softplus(float x) {
@@ -78,17 +83,19 @@ class GridBarrier {
   __device__ void arrive() {
     meet();
     m_target += gridDim.x;
-    if (threadIdx.x != 0) return;
-    __threadfence();
-    atomicAdd(m_arrivals, 1u);
+    if (threadIdx.x == 0)
+      asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(m_arrivals) : "memory");
   }
 
   __device__ void wait() {
     if (threadIdx.x == 0) {
-      while (static_cast<std::int32_t>(*static_cast<volatile std::uint32_t*>(m_arrivals) -
-                                       m_target) < 0) {
-      }
-      __threadfence();
+      std::uint32_t arrived = 0;
+      do {
+        asm volatile("ld.acquire.gpu.global.u32 %0, [%1];"
+                     : "=r"(arrived)
+                     : "l"(m_arrivals)
+                     : "memory");
+      } while (static_cast<std::int32_t>(arrived - m_target) < 0);
     }
     meet();
   }
@@ -97,6 +104,10 @@ class GridBarrier {
   std::uint32_t* m_arrivals;
   std::uint32_t m_target;
 };
+
+/// δ, B and C are summed over the blocks as integers of 2^-44: integer sums do not depend on the
+/// order in which the blocks come. They hold magnitudes up to 2^19.
+constexpr float kFixedPoint = 17592186044416.0f;
 
 /// One block's work. NT blocks of 4 tokens; a scanning thread holds SPL states.
 template <int NT, int SPL>
@@ -108,72 +119,122 @@ class Chunk {
  private:
   using Sums = float[kPanel][NT][4];
 
-  // Products. Each takes the next tiles of the stretch.
-  template <class Value, class Output>
-  __device__ void product(int tileRows, int columns, Value value, Output output);
+  /// Norm weights that a thread needs, loaded before it waits for the values they scale.
+  static constexpr int kHeldQuads = 3;
+  static constexpr int kQuadColumns = 4 * kComputeThreads;
+
+  /// The products over all of a token's values. One loop serves them all: instructions have to
+  /// fit the instruction cache, or every layer waits for them.
+  enum class Part { Expand, Contract, Head };
+
+  __device__ void product(Part part, int layer, int tileRows, int columns);
+  __device__ void stage(Part part, int layer, int firstTile, int columnTiles);
+  __device__ float4 operandAt(Part part, int layer, int token, int k) const;
+  __device__ void output(Part part, int layer, int row, int token, float sum);
+  __device__ void reduce(Part part, int layer, int firstRow, int tileRows, const Sums& sums);
+  /// For small matrices over operands in place: a warp takes every eighth tile row.
   template <class Output>
   __device__ void productByRows(int tileRows, int columns, Output output);
-  template <class Value>
-  __device__ void stage(int firstColumn, int columnTiles, Value value);
-  template <class Output>
-  __device__ void reduce(int tileRows, const Sums& sums, Output output);
+  template <int HEIGHT>
+  __device__ void multiplyStaged(int first, int count, Sums& sums);
+  __device__ void multiplyPlanes(int first, int count, int height, Sums& sums);
+  __device__ void multiplyRow(Sums& sums, int m, const uint4& weights, const uint2 (&b)[NT]) const;
 
-  template <class Value>
-  __device__ void measure(Value value);
-  template <class Value, class Output>
-  __device__ void normedProduct(const float* weight, const float* bias, int tileRows, Value value,
-                                Output output);
+  // Norms.
+  __device__ void holdNorm(const float* weight);
+  __device__ void stageSingle(int layer, int columnTiles);
+  __device__ void measure(int layer);
+  __device__ void keepMoment(int token, float sum);
+  __device__ float scaleOf(int token) const;
 
-  __device__ void runLayer(int layer);
-  __device__ void expand(int layer);
+  __device__ void mix(int layer);
+  __device__ void fetch(int layer);
+  __device__ void keepHistory(int layer);
   __device__ void convolve(int layer);
-  __device__ void project();
-  __device__ void sumProjected();
-  __device__ void computeDelta();
+  __device__ void project(int layer);
+  __device__ void computeDelta(int layer);
   __device__ void scan(int layer);
-  __device__ void contract(int layer);
-  __device__ void runHead();
 
   __device__ float4 embedded(int token, int k) const;
+  __device__ float embeddedValue(int token, int k) const {
+    const float4 quad = embedded(token, k & ~3);
+    return k % 4 == 0 ? quad.x : k % 4 == 1 ? quad.y : k % 4 == 2 ? quad.z : quad.w;
+  }
   __device__ float4 residualAt(int layer, int token, int k) const;
+  __device__ std::size_t stateOffset(int layer) const {
+    return static_cast<std::size_t>(layer) * (a.size.states + a.size.taps - 1) *
+           a.layout.paddedInner;
+  }
+  __device__ unsigned long long* projected(int layer) const {
+    return a.projected + static_cast<std::size_t>((a.turn + layer) % 3) * a.capacity * m_projected;
+  }
+  /// Row of the channels' record, see RecordField.
+  __device__ const float* record(int field) const { return m_record + field * m_channels; }
   __device__ float* shared(float* base, int token, int channel) const {
     return base + token * a.channels + channel;
+  }
+  /// Whether one look at a token's values does: RMSNorm of a single token.
+  __device__ bool isSingle() const {
+    return NT == 1 && m_tokens == 1 && !a.layerNorm && a.size.model <= kHeldQuads * kQuadColumns &&
+           tilesFor(a.size.model) * Operands<NT>::kTileStride <= m_operandBytes;
   }
 
   const ChunkArguments& a;
   const BlockPlan m_block;
-  const float* m_parameters;  // of the current layer
+  const float* m_parameters;  // of the current layer, or the final norm
   int m_warp;
   int m_lane;
   int m_tokens;
   int m_channelBegin;
-  int m_channels;    // of this block, padded to 16
+  int m_own;         // channels of this block
+  int m_channels;    // padded to 16
   int m_projected;   // rows of x_proj
   int m_cursor = 0;  // next tile of the stretch
 
   char* m_operandMemory;
+  int m_operandBytes;  // of one set of parts
   Operands<NT> m_operands;
+  float* m_sums;  // of the warps, for reduce(); with many tokens where the operands were
+  float* m_record;
+  float* m_history;  // [k - 1][channels]
   float* m_u;
   float* m_z;
   float* m_convolved;
   float* m_delta;
-  float* m_bc;       // [tokens][2 · states]
-  float* m_moments;  // [tokens][8] partial sums, then [tokens][2] mean and scale behind them
+  float* m_bc;        // [tokens][2 · states]
+  float* m_residual;  // [tokens][rows of out_proj]
+  float* m_moments;   // [tokens][warps]: sums over a token's values
+  float* m_means;     // [tokens]
   TileReader m_reader;
   GridBarrier m_barrier;
-};
 
-constexpr int kMomentFloats = static_cast<int>(kMostTokens) * (kComputeWarps + 2);
+  // Fetched at the start of a layer, for when they are needed.
+  float4 m_norm[kHeldQuads];
+  int m_historyPosition;  // of the value this thread fetches
+  float m_fetchedHistory = 0;
+  float m_fetchedState[SPL];
+};
 
 __host__ __device__ inline int paddedStates(const Dimensions& d) {
   return static_cast<int>(tilesFor(d.states) * kTileRows);
 }
 
+/// Whether the warps' sums get memory of their own, which saves a meeting.
+__host__ __device__ constexpr bool hasOwnSums(int tokenBlocks) {
+  return tokenBlocks <= 2;
+}
+
+__host__ __device__ constexpr int sumBytes(int tokenBlocks) {
+  return kComputeWarps * kPanel * tokenBlocks * 64 * static_cast<int>(sizeof(float));
+}
+
 /// Shared memory besides the ring and its barriers.
 __host__ __device__ inline int scratchBytes(const Dimensions& size, int operandBytes, int channels,
-                                            int tokens) {
-  return operandBytes + static_cast<int>(sizeof(float)) *
-                            (tokens * (4 * channels + 2 * paddedStates(size)) + kMomentFloats);
+                                            int rows, int tokens) {
+  const int fields = kConvWeights + size.taps + size.states + size.taps - 1;
+  const int perToken = 4 * channels + 2 * paddedStates(size) + rows + kComputeWarps + 1;
+  return operandBytes + (hasOwnSums(tokens / 4) ? sumBytes(tokens / 4) : 0) +
+         static_cast<int>(sizeof(float)) * (fields * channels + tokens * perToken);
 }
 
 template <int NT, int SPL>
@@ -185,155 +246,234 @@ __device__ Chunk<NT, SPL>::Chunk(const ChunkArguments& arguments, char* memory)
       m_lane(threadIdx.x % 32),
       m_tokens(arguments.tokens),
       m_channelBegin(m_block.groups.begin * kGroupChannels),
-      m_channels(static_cast<int>(tilesFor(m_block.groups.count * kGroupChannels) * kTileRows)),
+      m_own(m_block.groups.count * kGroupChannels),
+      m_channels(static_cast<int>(tilesFor(m_own) * kTileRows)),
       m_projected(static_cast<int>(projectedRows(arguments.size))),
       m_operandMemory(memory + a.slots * (kStageBytes + sizeof(StageSync))),
-      m_operands(m_operandMemory),
-      m_u(reinterpret_cast<float*>(m_operandMemory + a.operandBytes)),
-      m_z(m_u + 4 * NT * a.channels),
-      m_convolved(m_z + 4 * NT * a.channels),
-      m_delta(m_convolved + 4 * NT * a.channels),
-      m_bc(m_delta + 4 * NT * a.channels),
-      m_moments(m_bc + 4 * NT * 2 * paddedStates(a.size)),
+      m_operandBytes(a.size.planes > 1 ? a.operandBytes / 2 : a.operandBytes),
+      m_operands(m_operandMemory, a.size.planes > 1 ? m_operandBytes : 0),
       m_reader(reinterpret_cast<uint4*>(memory),
-               reinterpret_cast<StageSync*>(memory + a.slots * kStageBytes), a.slots),
-      m_barrier(a.arrivals, a.arrived) {}
-
-template <int NT, int SPL>
-__device__ void Chunk<NT, SPL>::run() {
-  for (int layer = 0; layer < static_cast<int>(a.size.layers); ++layer) runLayer(layer);
-  if (a.head) runHead();
+               reinterpret_cast<StageSync*>(memory + a.slots * kStageBytes), a.slotBits),
+      m_barrier(a.arrivals, a.arrived) {
+  m_historyPosition = m_channels > 0 ? threadIdx.x / m_channels : 0;
+  auto* at = reinterpret_cast<float*>(m_operandMemory + a.operandBytes);
+  const auto take = [&](int count) {
+    float* taken = at;
+    at += count;
+    return taken;
+  };
+  constexpr int kTokens = 4 * NT;
+  m_sums = hasOwnSums(NT) ? take(sumBytes(NT) / 4) : reinterpret_cast<float*>(m_operandMemory);
+  m_record = take((kConvWeights + a.size.taps + a.size.states) * a.channels);
+  m_history = take((a.size.taps - 1) * a.channels);
+  m_u = take(kTokens * a.channels);
+  m_z = take(kTokens * a.channels);
+  m_convolved = take(kTokens * a.channels);
+  m_delta = take(kTokens * a.channels);
+  m_bc = take(kTokens * 2 * paddedStates(a.size));
+  m_residual = take(kTokens * a.rows);
+  m_moments = take(kTokens * kComputeWarps);
+  m_means = take(kTokens);
 }
 
+/// Two products a layer and the head's, and what comes before and after each.
 template <int NT, int SPL>
-__device__ void Chunk<NT, SPL>::runLayer(int layer) {
-  m_parameters = a.parameters + static_cast<std::size_t>(layer) * a.layout.layerSize;
-  expand(layer);
+__device__ void Chunk<NT, SPL>::run() {
+  const int layers = static_cast<int>(a.size.layers);
+  const int steps = 2 * layers + (a.head ? 1 : 0);
+#pragma unroll 1
+  for (int step = 0; step < steps; ++step) {
+    const int layer = step / 2;
+    const Part part = layer == layers ? Part::Head : step % 2 == 0 ? Part::Expand : Part::Contract;
+    if (part != Part::Contract) {
+      m_parameters = a.parameters + static_cast<std::size_t>(layer) * a.layout.layerSize;
+      holdNorm(m_parameters);
+      if (part == Part::Expand) fetch(layer);
+    }
+    if (step > 0) m_barrier.wait();
+    const int tileRows = part == Part::Expand     ? m_block.groups.count
+                         : part == Part::Contract ? m_block.outTiles.count
+                                                  : m_block.headTiles.count;
+    if (part != Part::Contract && tileRows > 0 && !isSingle()) measure(layer);
+    product(part, layer, tileRows, part == Part::Contract ? a.size.inner : a.size.model);
+    if (part == Part::Expand) mix(layer);
+    if (step + 1 < steps) m_barrier.arrive();
+  }
+}
+
+/// What a layer does between its two large products.
+template <int NT, int SPL>
+__device__ void Chunk<NT, SPL>::mix(int layer) {
+  keepHistory(layer);
   convolve(layer);
-  project();
+  project(layer);
   m_barrier.arrive();
   m_barrier.wait();
-  sumProjected();
-  m_barrier.arrive();
-  m_barrier.wait();
-  computeDelta();
+  computeDelta(layer);
   scan(layer);
-  m_barrier.arrive();
-  m_barrier.wait();
-  contract(layer);
-  m_barrier.arrive();
-  m_barrier.wait();
 }
 
 // ---- products
 
-/// Puts columns [firstColumn, + 16 · columnTiles) of all tokens in place; value(token, k) gives 4
-/// of them.
+/// Rows of `tileRows` tile rows, in panels. A warp takes every eighth column tile; the warps' sums
+/// are added in their order. Operands must be free when it begins.
 template <int NT, int SPL>
-template <class Value>
-__device__ void Chunk<NT, SPL>::stage(int firstColumn, int columnTiles, Value value) {
-  const int quads = columnTiles * 4;
-  for (int i = threadIdx.x; i < quads * m_tokens; i += kComputeThreads) {
-    const int token = i / quads;
-    const int k = i % quads * 4;
-    const float4 v = value(token, firstColumn + k);
-    m_operands.store(token, k, v.x, v.y);
-    m_operands.store(token, k + 2, v.z, v.w);
-  }
-}
-
-/// output(row, token, sum) for every row of `tileRows` tile rows, in panels. A warp takes every
-/// eighth column tile; the warps' sums are added in their order.
-template <int NT, int SPL>
-template <class Value, class Output>
-__device__ void Chunk<NT, SPL>::product(int tileRows, int columns, Value value, Output output) {
+__device__ void Chunk<NT, SPL>::product(Part part, int layer, int tileRows, int columns) {
   const int columnTiles = (columns + 15) / 16;
   const int planes = a.size.planes;
-  const int staged = a.operandBytes / Operands<NT>::kTileStride / kComputeWarps * kComputeWarps;
+  const int staged = m_operandBytes / Operands<NT>::kTileStride / kComputeWarps * kComputeWarps;
+#pragma unroll 1
   for (int panel = 0; panel < tileRows; panel += kPanel) {
     const int height = min(kPanel, tileRows - panel);
     Sums sums = {};
+#pragma unroll 1
     for (int first = 0; first < columnTiles; first += staged) {
       const int count = min(staged, columnTiles - first);
+      if (panel > 0 || first > 0) meet();
+      stage(part, layer, first, count);
       meet();
-      stage(first * 16, count, value);
-      meet();
-      for (int c = m_warp; c < count; c += kComputeWarps) {
-        uint2 b[NT];
-#pragma unroll
-        for (int j = 0; j < NT; ++j) b[j] = m_operands.load(c, j);
-        for (int plane = 0; plane < planes; ++plane) {
-          const int tile = m_cursor + ((first + c) * planes + plane) * height;
-#pragma unroll
-          for (int m = 0; m < kPanel; ++m) {
-            if (m >= height) break;
-            const uint4 weights = m_reader.tile(tile + m);
-#pragma unroll
-            for (int j = 0; j < NT; ++j) multiply(sums[m][j], weights, b[j]);
-          }
-        }
-      }
+      if (planes > 1)
+        multiplyPlanes(first, count, height, sums);
+      else if (height == 1)
+        multiplyStaged<1>(first, count, sums);
+      else if (height == 2)
+        multiplyStaged<2>(first, count, sums);
+      else if (height == 3)
+        multiplyStaged<3>(first, count, sums);
+      else
+        multiplyStaged<4>(first, count, sums);
     }
     m_cursor += columnTiles * planes * height;
-    m_reader.moveTo((m_cursor - 1) / kStageTiles);
-    meet();
-    reduce(height, sums,
-           [&](int row, int token, float sum) { output(panel * 16 + row, token, sum); });
+    m_reader.hold(m_cursor - 1, m_cursor - 1);
+    if (!hasOwnSums(NT) || panel > 0) meet();
+    reduce(part, layer, panel * 16, height, sums);
   }
 }
 
-/// Adds the warps' sums, which for that lie where the operands were.
+/// This warp's part of the staged columns, in panels of HEIGHT tile rows. Tiles are taken in
+/// batches, all loads before all products: one warp has to hide its own latencies.
 template <int NT, int SPL>
-template <class Output>
-__device__ void Chunk<NT, SPL>::reduce(int tileRows, const Sums& sums, Output output) {
-  auto* memory = reinterpret_cast<float*>(m_operandMemory);
+template <int HEIGHT>
+__device__ void Chunk<NT, SPL>::multiplyStaged(int first, int count, Sums& sums) {
+  constexpr int kBatch = NT <= 2 ? 4 : 2;  // spans up to kBatch + 1 stages
+  constexpr int kStep = kComputeWarps * HEIGHT;
+  const int batch = a.slots > kBatch ? kBatch : 1;
+  int c = m_warp;
+#pragma unroll 1
+  for (; batch > 1 && c + (kBatch - 1) * kComputeWarps < count; c += kBatch * kComputeWarps) {
+    const int tile = m_cursor + (first + c) * HEIGHT;
+    m_reader.hold(tile, tile + (kBatch - 1) * kStep + HEIGHT - 1);
+    uint2 b[kBatch][NT];
+    uint4 weights[kBatch][HEIGHT];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+#pragma unroll
+      for (int j = 0; j < NT; ++j) b[i][j] = m_operands.load(c + i * kComputeWarps, j);
+#pragma unroll
+      for (int m = 0; m < HEIGHT; ++m) weights[i][m] = m_reader.tile(tile + i * kStep + m);
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i)
+#pragma unroll
+      for (int m = 0; m < HEIGHT; ++m) multiplyRow(sums, m, weights[i][m], b[i]);
+  }
+#pragma unroll 1
+  for (; c < count; c += kComputeWarps) {
+    const int tile = m_cursor + (first + c) * HEIGHT;
+    m_reader.hold(tile, tile + HEIGHT - 1);
+    uint2 b[NT];
+#pragma unroll
+    for (int j = 0; j < NT; ++j) b[j] = m_operands.load(c, j);
+#pragma unroll
+    for (int m = 0; m < HEIGHT; ++m) multiplyRow(sums, m, m_reader.tile(tile + m), b);
+  }
+}
+
+/// Likewise for weights in several planes, with third parts of the operands.
+template <int NT, int SPL>
+__device__ void Chunk<NT, SPL>::multiplyPlanes(int first, int count, int height, Sums& sums) {
+  const int planes = a.size.planes;
+#pragma unroll 1
+  for (int c = m_warp; c < count; c += kComputeWarps) {
+    const int tile = m_cursor + (first + c) * planes * height;
+    m_reader.hold(tile, tile + planes * height - 1);
+#pragma unroll 1
+    for (int term = 0; term <= planes; ++term) {
+      const bool least = term == planes;  // third parts take the high parts of the weights
+      uint2 b[NT];
+#pragma unroll
+      for (int j = 0; j < NT; ++j)
+        b[j] = least ? m_operands.loadLeast(c, j) : m_operands.load(c, j);
+#pragma unroll
+      for (int m = 0; m < kPanel; ++m)
+        if (m < height)
+          multiplyRow(sums, m, m_reader.tile(tile + (least ? 0 : term * height) + m), b);
+    }
+  }
+}
+
+template <int NT, int SPL>
+__device__ void Chunk<NT, SPL>::multiplyRow(Sums& sums, int m, const uint4& weights,
+                                            const uint2 (&b)[NT]) const {
+#pragma unroll
+  for (int j = 0; j < NT; ++j) multiply(sums[m][j], weights, b[j]);
+}
+
+/// Adds the warps' sums.
+template <int NT, int SPL>
+__device__ void Chunk<NT, SPL>::reduce(Part part, int layer, int firstRow, int tileRows,
+                                       const Sums& sums) {
   const int perWarp = tileRows * NT * 64;
 #pragma unroll
   for (int m = 0; m < kPanel; ++m) {
     if (m >= tileRows) break;
 #pragma unroll
     for (int j = 0; j < NT; ++j) {
-      float* at = memory + m_warp * perWarp + (m * NT + j) * 64 + m_lane;
+      float* at = m_sums + m_warp * perWarp + (m * NT + j) * 64 + m_lane;
       at[0] = sums[m][j][0] + sums[m][j][1];
       at[32] = sums[m][j][2] + sums[m][j][3];
     }
   }
   meet();
+#pragma unroll 1
   for (int i = threadIdx.x; i < perWarp; i += kComputeThreads) {
     const int token = i / 64 % NT * 4 + i % 4;
     if (token >= m_tokens) continue;
-    float sum = memory[i];
+    float sum = m_sums[i];
 #pragma unroll
-    for (int w = 1; w < kComputeWarps; ++w) sum += memory[w * perWarp + i];
-    output(i / (64 * NT) * 16 + i % 64 / 32 * 8 + i % 32 / 4, token, sum);
+    for (int w = 1; w < kComputeWarps; ++w) sum += m_sums[w * perWarp + i];
+    const int row = firstRow + i / (64 * NT) * 16 + i % 64 / 32 * 8 + i % 32 / 4;
+    output(part, layer, row, token, sum);
   }
 }
 
-/// Likewise for small matrices over operands in place: a warp takes every eighth tile row.
 template <int NT, int SPL>
 template <class Output>
 __device__ void Chunk<NT, SPL>::productByRows(int tileRows, int columns, Output output) {
+  if (tileRows == 0) return;
   const int columnTiles = (columns + 15) / 16;
   const int planes = a.size.planes;
   Sums sums = {};
+#pragma unroll 1
   for (int c = 0; c < columnTiles; ++c) {
-    uint2 b[NT];
+#pragma unroll 1
+    for (int term = 0; term < (planes == 1 ? 1 : planes + 1); ++term) {
+      const bool least = term == planes;  // third parts take the high parts of the weights
+      const int tile = m_cursor + (c * planes + (least ? 0 : term)) * tileRows;
+      if (!least) m_reader.hold(m_cursor + c * planes * tileRows, tile + tileRows - 1);
+      uint2 b[NT];
 #pragma unroll
-    for (int j = 0; j < NT; ++j) b[j] = m_operands.load(c, j);
-    for (int plane = 0; plane < planes; ++plane) {
-      const int tile = m_cursor + (c * planes + plane) * tileRows;
+      for (int j = 0; j < NT; ++j)
+        b[j] = least ? m_operands.loadLeast(c, j) : m_operands.load(c, j);
 #pragma unroll
       for (int m = 0; m < kPanel; ++m) {
         const int row = m * kComputeWarps + m_warp;
-        if (row >= tileRows) break;
-        const uint4 weights = m_reader.tile(tile + row);
-#pragma unroll
-        for (int j = 0; j < NT; ++j) multiply(sums[m][j], weights, b[j]);
+        if (row < tileRows) multiplyRow(sums, m, m_reader.tile(tile + row), b);
       }
     }
   }
   m_cursor += columnTiles * planes * tileRows;
-  if (tileRows > 0) m_reader.moveTo((m_cursor - 1) / kStageTiles);
+  m_reader.hold(m_cursor - 1, m_cursor - 1);
 #pragma unroll
   for (int m = 0; m < kPanel; ++m) {
     const int row = (m * kComputeWarps + m_warp) * 16 + m_lane / 4;
@@ -348,206 +488,307 @@ __device__ void Chunk<NT, SPL>::productByRows(int tileRows, int columns, Output 
   }
 }
 
-// ---- norms
-
-/// Mean (0 for RMSNorm) and 1 / sqrt(variance + ε) of every token, by all blocks alike. A warp sums
-/// one eighth of a token's values, always the same ones.
+/// Puts column tiles of all tokens in place.
 template <int NT, int SPL>
-template <class Value>
-__device__ void Chunk<NT, SPL>::measure(Value value) {
-  const int model = a.size.model;
-  float* partial = m_moments;
-  float* result = m_moments + kMostTokens * kComputeWarps;
-  const auto sumOver = [&](auto term) {
-    for (int token = 0; token < m_tokens; ++token) {
-      float sum = 0;
-      for (int k = threadIdx.x * 4; k < model; k += kComputeThreads * 4) {
-        const float4 v = value(token, k);
-        sum = term(token, v.x, sum);
-        if (k + 1 < model) sum = term(token, v.y, sum);
-        if (k + 2 < model) sum = term(token, v.z, sum);
-        if (k + 3 < model) sum = term(token, v.w, sum);
-      }
-      sum = sumOfWarp(sum);
-      if (m_lane == 0) partial[token * kComputeWarps + m_warp] = sum;
-    }
-    meet();
-  };
-  const auto total = [&](int token) {
-    float sum = 0;
-    for (int w = 0; w < kComputeWarps; ++w) sum += partial[token * kComputeWarps + w];
-    return sum;
-  };
+__device__ void Chunk<NT, SPL>::stage(Part part, int layer, int firstTile, int columnTiles) {
+  if (part != Part::Contract && isSingle()) return stageSingle(layer, columnTiles);
+  const int columns = columnTiles * 16;
+#pragma unroll 4
+  for (int i = threadIdx.x; i < columns / 4 * m_tokens; i += kComputeThreads) {
+    const int token = m_tokens == 1 ? 0 : i / (columns / 4);
+    const int k = (i - token * (columns / 4)) * 4;
+    const float4 v = operandAt(part, layer, token, firstTile * 16 + k);
+    m_operands.store(token, k, v.x, v.y);
+    m_operands.store(token, k + 2, v.z, v.w);
+  }
+}
 
-  const int mine = threadIdx.x;
-  if (a.layerNorm) {
-    sumOver([](int, float x, float sum) { return sum + x; });
-    if (mine < m_tokens) result[2 * mine] = total(mine) / static_cast<float>(model);
-  } else if (mine < m_tokens) {
-    result[2 * mine] = 0;
+/// 4 values from k on of what a product multiplies.
+template <int NT, int SPL>
+__device__ float4 Chunk<NT, SPL>::operandAt(Part part, int layer, int token, int k) const {
+  if (part == Part::Contract) {
+    return __ldcg(reinterpret_cast<const float4*>(a.gated + token * a.layout.paddedInner + k));
   }
-  meet();
-  sumOver([&](int token, float x, float sum) {
-    const float centred = x - result[2 * token];
-    return fmaf(centred, centred, sum);
-  });
-  if (mine < m_tokens) {
-    const float variance = total(mine) / static_cast<float>(model);
-    result[2 * mine + 1] = 1.0f / sqrtf(variance + a.epsilon);
-  }
-  meet();
+  const float4 x = residualAt(layer, token, k);
+  const float4 w = __ldg(reinterpret_cast<const float4*>(m_parameters + k));
+  const float mean = a.layerNorm ? m_means[token] : 0.0f;
+  return {(x.x - mean) * w.x, (x.y - mean) * w.y, (x.z - mean) * w.z, (x.w - mean) * w.w};
 }
 
 template <int NT, int SPL>
-template <class Value, class Output>
-__device__ void Chunk<NT, SPL>::normedProduct(const float* weight, const float* bias, int tileRows,
-                                              Value value, Output output) {
-  if (tileRows == 0) return;
-  measure(value);
-  const float* moments = m_moments + kMostTokens * kComputeWarps;
-  const auto normed = [&](int token, int k) {
-    const float4 x = value(token, k);
-    const float4 w = __ldg(reinterpret_cast<const float4*>(weight + k));
-    const float4 b = __ldg(reinterpret_cast<const float4*>(bias + k));
-    const float mean = moments[2 * token];
-    const float scale = moments[2 * token + 1];
-    return float4{fmaf((x.x - mean) * scale, w.x, b.x), fmaf((x.y - mean) * scale, w.y, b.y),
-                  fmaf((x.z - mean) * scale, w.z, b.z), fmaf((x.w - mean) * scale, w.w, b.w)};
-  };
-  product(tileRows, a.size.model, normed, output);
+__device__ void Chunk<NT, SPL>::output(Part part, int layer, int row, int token, float sum) {
+  if (part == Part::Expand) {
+    const int own = row / 16 * 8 + row % 8;
+    const bool isGate = row % 16 >= 8;
+    *shared(isGate ? m_z : m_u, token, own) =
+        fmaf(sum, scaleOf(token), record(isGate ? kInBiasZ : kInBiasU)[own]);
+  } else if (part == Part::Head) {
+    const std::uint32_t id = m_block.headTiles.begin * 16 + row;
+    if (id < a.size.vocabulary)
+      a.logits[static_cast<std::size_t>(token) * a.size.vocabulary + id] =
+          fmaf(sum, scaleOf(token), a.headBias ? __ldg(a.headBias + id) : 0.0f);
+  } else {
+    const int global = m_block.outTiles.begin * 16 + row;
+    if (global >= static_cast<int>(a.size.model)) return;
+    float* mine = m_residual + token * a.rows + row;
+    const float before = layer == 0 ? embeddedValue(token, global) : *mine;
+    const float bias = a.outBias ? __ldg(m_parameters + a.layout.outBias + global) : 0.0f;
+    *mine = before + (sum + bias);
+    __stcg(a.residual + token * a.layout.paddedModel + global, *mine);
+  }
+}
+
+// ---- norms
+//
+// norm(x) = (x - mean) ⊙ w · scale + b, where RMSNorm has neither mean nor b. The scale is one
+// factor for all of a token's values and is left until after the product; W b is added to what the
+// product's output has for a bias when the weights are loaded.
+
+/// Loads the norm's weights for a single token.
+template <int NT, int SPL>
+__device__ void Chunk<NT, SPL>::holdNorm(const float* weight) {
+  if (!isSingle()) return;
+#pragma unroll
+  for (int i = 0; i < kHeldQuads; ++i) {
+    const int k = threadIdx.x * 4 + i * kQuadColumns;
+    if (k < static_cast<int>(a.layout.paddedModel))
+      m_norm[i] = __ldg(reinterpret_cast<const float4*>(weight + k));
+  }
+}
+
+/// Keeps this warp's part of a sum over a token's values.
+template <int NT, int SPL>
+__device__ void Chunk<NT, SPL>::keepMoment(int token, float sum) {
+  sum = sumOfWarp(sum);
+  if (m_lane == 0) m_moments[token * kComputeWarps + m_warp] = sum;
+}
+
+/// Sums over every token's values, by all blocks alike: of squares, and for LayerNorm of what is
+/// left when the mean is taken away. A thread adds the same values of a token in every chunk.
+template <int NT, int SPL>
+__device__ void Chunk<NT, SPL>::measure(int layer) {
+  const int model = a.size.model;
+#pragma unroll 1
+  for (int pass = a.layerNorm ? 0 : 1; pass < 2; ++pass) {
+#pragma unroll 1
+    for (int token = 0; token < m_tokens; ++token) {
+      const float mean = a.layerNorm && pass == 1 ? m_means[token] : 0.0f;
+      float sum = 0;
+#pragma unroll 1
+      for (int k = threadIdx.x * 4; k < model; k += kQuadColumns) {
+        const float4 v = residualAt(layer, token, k);
+        const float values[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float centred = k + i < model ? values[i] - mean : 0.0f;
+          sum = pass == 0 ? sum + centred : fmaf(centred, centred, sum);
+        }
+      }
+      keepMoment(token, sum);
+    }
+    meet();
+    if (pass == 1) return;
+    for (int token = threadIdx.x; token < m_tokens; token += kComputeThreads) {
+      float sum = 0;
+      for (int w = 0; w < kComputeWarps; ++w) sum += m_moments[token * kComputeWarps + w];
+      m_means[token] = sum / static_cast<float>(model);
+    }
+    meet();
+  }
+}
+
+/// 1 / sqrt(variance + ε).
+template <int NT, int SPL>
+__device__ float Chunk<NT, SPL>::scaleOf(int token) const {
+  float sum = 0;
+#pragma unroll
+  for (int w = 0; w < kComputeWarps; ++w) sum += m_moments[token * kComputeWarps + w];
+  return rsqrtf(sum / static_cast<float>(a.size.model) + a.epsilon);
+}
+
+/// A single token's values, and the sum of their squares, in one go.
+template <int NT, int SPL>
+__device__ void Chunk<NT, SPL>::stageSingle(int layer, int columnTiles) {
+  const int columns = columnTiles * 16;
+  float4 x[kHeldQuads];
+#pragma unroll
+  for (int i = 0; i < kHeldQuads; ++i) {
+    const int k = threadIdx.x * 4 + i * kQuadColumns;
+    if (k < columns) x[i] = residualAt(layer, 0, k);
+  }
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < kHeldQuads; ++i) {
+    const int k = threadIdx.x * 4 + i * kQuadColumns;
+    if (k >= columns) break;
+    m_operands.store(0, k, x[i].x * m_norm[i].x, x[i].y * m_norm[i].y);
+    m_operands.store(0, k + 2, x[i].z * m_norm[i].z, x[i].w * m_norm[i].w);
+    sum = fmaf(x[i].x, x[i].x, sum);  // values behind the last are zero and add nothing
+    sum = fmaf(x[i].y, x[i].y, sum);
+    sum = fmaf(x[i].z, x[i].z, sum);
+    sum = fmaf(x[i].w, x[i].w, sum);
+  }
+  keepMoment(0, sum);
 }
 
 // ---- stages of a layer
 
+/// Starts what can be loaded before the layer's input is known, and takes the channels' record.
 template <int NT, int SPL>
-__device__ float4 Chunk<NT, SPL>::embedded(int token, int k) const {
-  const std::size_t model = a.size.model;
-  const auto id = static_cast<std::size_t>(a.input[token]);
-  float values[4] = {};
-  for (std::uint32_t plane = 0; plane < a.size.planes; ++plane) {
-    const std::uint16_t* row = a.embedding + (plane * a.size.vocabulary + id) * model;
-    for (int i = 0; i < 4; ++i)
-      if (k + i < static_cast<int>(model))
-        values[i] += __uint_as_float(static_cast<std::uint32_t>(__ldg(row + k + i)) << 16);
+__device__ void Chunk<NT, SPL>::fetch(int layer) {
+  const int inner = a.layout.paddedInner;
+  const int states = a.size.states;
+  holdNorm(m_parameters);
+
+  const float* state = a.stateIn + stateOffset(layer);
+  const int channel = threadIdx.x / kScanLanes;
+  const int global = m_channelBegin + channel;
+  const float* from = state + global / 16 * 16 * states + global % 16;
+#pragma unroll
+  for (int i = 0; i < SPL; ++i) {
+    const int n = threadIdx.x % kScanLanes * SPL + i;
+    m_fetchedState[i] = channel < m_own && n < states ? __ldcg(from + n * 16) : 0.0f;
   }
-  return {values[0], values[1], values[2], values[3]};
+  if (threadIdx.x < (a.size.taps - 1) * m_channels) {
+    const int position = m_historyPosition;
+    const int own = threadIdx.x - position * m_channels;
+    m_fetchedHistory =
+        own < m_own ? __ldcg(state + (states + position) * inner + m_channelBegin + own) : 0.0f;
+  }
+
+  const int tiles = m_block.recordTiles;
+  if (tiles > 0) {
+    const int size = (kConvWeights + a.size.taps + states) * m_channels;
+    m_reader.hold(m_cursor, m_cursor + tiles - 1);
+    for (int t = m_warp; t < tiles; t += kComputeWarps) {
+      const int at = t * 128 + m_lane * 4;
+      if (at < size) *reinterpret_cast<uint4*>(m_record + at) = m_reader.tile(m_cursor + t);
+    }
+    m_cursor += tiles;
+  }
+  if (layer == 0) meet();  // later layers meet at the barrier
 }
 
-/// x before the layer. The embedding is the same in every block's hands; later values come from
-/// the others.
+template <int NT, int SPL>
+__device__ float4 Chunk<NT, SPL>::embedded(int token, int k) const {
+  const std::size_t row = static_cast<std::size_t>(a.input[token]);
+  float4 sum = {};
+#pragma unroll 1
+  for (std::uint32_t plane = 0; plane < a.size.planes; ++plane) {
+    const std::uint16_t* values =
+        a.embedding + (plane * a.size.vocabulary + row) * a.layout.paddedModel;
+    const uint2 v = __ldg(reinterpret_cast<const uint2*>(values + k));
+    sum.x += __uint_as_float(v.x << 16);
+    sum.y += __uint_as_float(v.x & 0xffff0000u);
+    sum.z += __uint_as_float(v.y << 16);
+    sum.w += __uint_as_float(v.y & 0xffff0000u);
+  }
+  return sum;
+}
+
+/// x before the layer. The embedding is at every block's hands; later values come from the others.
 template <int NT, int SPL>
 __device__ float4 Chunk<NT, SPL>::residualAt(int layer, int token, int k) const {
   if (layer == 0) return embedded(token, k);
   return __ldcg(reinterpret_cast<const float4*>(a.residual + token * a.layout.paddedModel + k));
 }
 
-/// [u, z] = W_in norm(x) for the block's channels.
+/// The convolution's memory, into shared memory.
 template <int NT, int SPL>
-__device__ void Chunk<NT, SPL>::expand(int layer) {
-  const float* bias = m_parameters + a.layout.inBias;
-  normedProduct(
-      m_parameters + a.layout.norm, m_parameters + a.layout.normBias, m_block.groups.count,
-      [&](int token, int k) { return residualAt(layer, token, k); },
-      [&](int row, int token, float sum) {
-        const int own = row / 16 * 8 + row % 8;
-        const bool isGate = row % 16 >= 8;
-        sum += __ldg(bias + (isGate ? a.layout.paddedInner : 0) + m_channelBegin + own);
-        *shared(isGate ? m_z : m_u, token, own) = sum;
-      });
+__device__ void Chunk<NT, SPL>::keepHistory(int layer) {
+  const int remembered = (a.size.taps - 1) * m_channels;
+  if (threadIdx.x < remembered) m_history[threadIdx.x] = m_fetchedHistory;
+  const float* state = a.stateIn + stateOffset(layer) + a.size.states * a.layout.paddedInner;
+  for (int i = threadIdx.x + kComputeThreads; i < remembered; i += kComputeThreads) {
+    const int own = i % m_channels;
+    m_history[i] =
+        own < m_own ? __ldcg(state + i / m_channels * a.layout.paddedInner + m_channelBegin + own)
+                    : 0.0f;
+  }
   meet();
 }
 
-/// u' = SiLU(conv(u)); moves the convolution's memory.
+/// u' = SiLU(conv(u)), as the operands of x_proj; moves the convolution's memory.
 template <int NT, int SPL>
 __device__ void Chunk<NT, SPL>::convolve(int layer) {
-  const int inner = a.layout.paddedInner;
   const int taps = a.size.taps;
   const int memory = taps - 1;
-  const std::size_t layerState = static_cast<std::size_t>(a.size.states + memory) * inner;
-  const std::size_t offset = layer * layerState + static_cast<std::size_t>(a.size.states) * inner;
-  const int own = m_block.groups.count * kGroupChannels;
-  const float* history = a.stateIn + offset;
   const auto inputAt = [&](int channel, int position) {  // counted from the oldest remembered
-    if (position >= memory) return *shared(m_u, position - memory, channel);
-    return __ldcg(history + position * inner + m_channelBegin + channel);
+    return position < memory ? m_history[position * m_channels + channel]
+                             : *shared(m_u, position - memory, channel);
   };
-  for (int i = threadIdx.x; i < m_tokens * m_channels; i += kComputeThreads) {
-    const int token = i / m_channels;
-    const int channel = i % m_channels;
-    float result = 0;
-    if (channel < own && m_channelBegin + channel < inner) {
-      float sum = __ldg(m_parameters + a.layout.convBias + m_channelBegin + channel);
-      for (int tap = 0; tap < taps; ++tap) {
-        const float weight =
-            __ldg(m_parameters + a.layout.conv + tap * inner + m_channelBegin + channel);
-        sum = fmaf(weight, inputAt(channel, token + tap), sum);
-      }
-      result = silu(sum);
+  const auto convolved = [&](int token, int channel) {
+    if (channel >= m_own) return 0.0f;
+    float sum = record(kConvBias)[channel];
+#pragma unroll 4
+    for (int tap = 0; tap < taps; ++tap)
+      sum = fmaf(record(kConvWeights + tap)[channel], inputAt(channel, token + tap), sum);
+    return silu(sum);
+  };
+#pragma unroll 1
+  for (int token = m_warp; token < m_tokens; token += kComputeWarps) {
+#pragma unroll 1
+    for (int channel = 2 * m_lane; channel < m_channels; channel += 64) {
+      const float first = convolved(token, channel);
+      const float second = convolved(token, channel + 1);
+      *shared(m_convolved, token, channel) = first;
+      *shared(m_convolved, token, channel + 1) = second;
+      m_operands.store(token, channel, first, second);
     }
-    *shared(m_convolved, token, channel) = result;
   }
-  meet();  // stateIn may be stateOut: all of it is read before any is written
-  for (int channel = threadIdx.x; channel < own; channel += kComputeThreads) {
-    float moved[kMostTaps - 1];
-    for (int i = 0; i < memory; ++i) moved[i] = inputAt(channel, m_tokens + i);
-    for (int i = 0; i < memory; ++i)
-      a.stateOut[offset + i * inner + m_channelBegin + channel] = moved[i];
-  }
-}
-
-/// This block's part of [δ, B, C] = W_x u'.
-template <int NT, int SPL>
-__device__ void Chunk<NT, SPL>::project() {
-  if (m_block.groups.count == 0) return;
-  stage(0, m_channels / 16, [&](int token, int k) {
-    const float* at = shared(m_convolved, token, k);
-    return float4{at[0], at[1], at[2], at[3]};
-  });
+  float* to = a.stateOut + stateOffset(layer) + a.size.states * a.layout.paddedInner;
+#pragma unroll 1
+  for (int position = m_warp; position < memory; position += kComputeWarps)
+    for (int channel = m_lane; channel < m_own; channel += 32)
+      to[position * a.layout.paddedInner + m_channelBegin + channel] =
+          inputAt(channel, m_tokens + position);
   meet();
-  productByRows(m_projected / 16, m_channels, [&](int row, int token, float sum) {
-    __stcg(
-        a.partial + (static_cast<std::size_t>(row) * a.capacity + token) * gridDim.x + blockIdx.x,
-        sum);
-  });
 }
 
-/// Adds the blocks' parts, one warp a value.
+/// This block's part of [δ, B, C] = W_x u', added to those of the others.
 template <int NT, int SPL>
-__device__ void Chunk<NT, SPL>::sumProjected() {
-  const int working = min(static_cast<int>(gridDim.x), static_cast<int>((a.size.inner + 7) / 8));
-  const int warps = gridDim.x * kComputeWarps;
-  for (int i = m_warp * gridDim.x + blockIdx.x; i < m_projected * m_tokens; i += warps) {
-    const int row = i / m_tokens;
-    const int token = i % m_tokens;
-    const float* parts =
-        a.partial + (static_cast<std::size_t>(row) * a.capacity + token) * gridDim.x;
-    float sum = 0;
-    for (int block = m_lane; block < working; block += 32) sum += __ldcg(parts + block);
-    sum = sumOfWarp(sum);
-    if (m_lane == 0) __stcg(a.projected + token * m_projected + row, sum);
-  }
+__device__ void Chunk<NT, SPL>::project(int layer) {
+  if (m_own == 0) return;
+  unsigned long long* sums = projected(layer);
+  productByRows(m_projected / 16, m_channels, [&](int row, int token, float sum) {
+    atomicAdd(sums + token * m_projected + row,
+              static_cast<unsigned long long>(__float2ll_rn(sum * kFixedPoint)));
+  });
 }
 
 /// Δ = softplus(W_dt δ + b_dt).
 template <int NT, int SPL>
-__device__ void Chunk<NT, SPL>::computeDelta() {
+__device__ void Chunk<NT, SPL>::computeDelta(int layer) {
   const int rankRows = static_cast<int>(tilesFor(a.size.dtRank) * kTileRows);
-  const int states = paddedStates(a.size);
-  stage(0, rankRows / 16, [&](int token, int k) {
-    return __ldcg(reinterpret_cast<const float4*>(a.projected + token * m_projected + k));
-  });
-  for (int i = threadIdx.x; i < m_tokens * 2 * states; i += kComputeThreads) {
-    const int token = i / (2 * states);
-    m_bc[i] = __ldcg(a.projected + token * m_projected + rankRows + i % (2 * states));
+  const int others = m_projected - rankRows;
+  const unsigned long long* sums = projected(layer);
+  const auto valueOf = [](unsigned long long sum) {
+    return __ll2float_rn(static_cast<long long>(sum)) * (1.0f / kFixedPoint);
+  };
+#pragma unroll 1
+  for (int i = threadIdx.x; i < m_tokens * m_projected / 2; i += kComputeThreads) {
+    const int token = m_tokens == 1 ? 0 : 2 * i / m_projected;
+    const int row = 2 * i - token * m_projected;
+    const ulonglong2 pair =
+        __ldcg(reinterpret_cast<const ulonglong2*>(sums + token * m_projected + row));
+    if (row < rankRows) {
+      m_operands.store(token, row, valueOf(pair.x), valueOf(pair.y));
+    } else {
+      m_bc[token * others + row - rankRows] = valueOf(pair.x);
+      m_bc[token * others + row - rankRows + 1] = valueOf(pair.y);
+    }
   }
   meet();
   productByRows(m_channels / 16, rankRows, [&](int row, int token, float sum) {
-    const int channel = m_channelBegin + row;
-    const float bias = channel < static_cast<int>(a.layout.paddedInner)
-                           ? __ldg(m_parameters + a.layout.dtBias + channel)
-                           : 0.0f;
-    *shared(m_delta, token, row) = softplus(sum + bias);
+    *shared(m_delta, token, row) = softplus(sum + record(kDtBias)[row]);
   });
+  // All blocks are done with the sums of two layers ago, which the next layer's are to replace.
+  unsigned long long* next = projected(layer + 1);
+  const int size = a.capacity * m_projected;
+#pragma unroll 1
+  for (int i = blockIdx.x * kComputeThreads + threadIdx.x; i < size;
+       i += gridDim.x * kComputeThreads)
+    __stcg(next + i, 0ull);
   meet();
 }
 
@@ -557,28 +798,28 @@ __device__ void Chunk<NT, SPL>::scan(int layer) {
   const int inner = a.layout.paddedInner;
   const int states = a.size.states;
   const int stateStride = 2 * paddedStates(a.size);
-  const std::size_t layerState = static_cast<std::size_t>(states + a.size.taps - 1) * inner;
   const int q = threadIdx.x % kScanLanes;
-  const int own = m_block.groups.count * kGroupChannels;
-  for (int first = 0; first < own; first += kScanChannels) {
+#pragma unroll 1
+  for (int first = 0; first < m_own; first += kScanChannels) {
     const int channel = first + threadIdx.x / kScanLanes;
     const int global = m_channelBegin + channel;
-    const bool active = channel < own && global < inner;
-    const int block = global / 16 * 16 * states + global % 16;
-    const float* from = a.stateIn + layer * layerState + block;
-    float* to = a.stateOut + layer * layerState + block;
-    const float* decay = m_parameters + a.layout.decay + block;
+    const bool active = channel < m_own;
+    const std::size_t place = stateOffset(layer) + global / 16 * 16 * states + global % 16;
     float s[SPL];
     float rate[SPL];
 #pragma unroll
     for (int i = 0; i < SPL; ++i) {
       const int n = q * SPL + i;
       const bool real = active && n < states;
-      s[i] = real ? __ldcg(from + n * 16) : 0.0f;
-      rate[i] = real ? __ldg(decay + n * 16) : 0.0f;
+      if (first == 0)
+        s[i] = m_fetchedState[i];
+      else
+        s[i] = real ? __ldcg(a.stateIn + place + n * 16) : 0.0f;
+      rate[i] = real ? record(kConvWeights + a.size.taps + n)[channel] : 0.0f;
     }
-    const float skip = active ? __ldg(m_parameters + a.layout.skip + global) : 0.0f;
+    const float skip = active ? record(kSkip)[channel] : 0.0f;
     const int slot = active ? channel : 0;
+#pragma unroll 1
     for (int token = 0; token < m_tokens; ++token) {
       const float delta = *shared(m_delta, token, slot);
       const float u = *shared(m_convolved, token, slot);
@@ -607,19 +848,15 @@ __device__ void Chunk<NT, SPL>::scan(int layer) {
       }
       if (!active || q != 0) continue;
       const float gated = fmaf(skip, u, y) * silu(*shared(m_z, token, channel));
-      const SplitPair parts = split(gated, 0.0f);
-      __stcg(a.gated + token * inner + global, (parts.high & 0xffffu) | parts.low << 16);
-      const std::size_t trace =
-          (static_cast<std::size_t>(layer) * a.capacity + token) * inner + global;
+      __stcg(a.gated + token * inner + global, gated);
+      const std::size_t row = static_cast<std::size_t>(layer) * a.capacity + token;
       if (a.traceInput) {
-        a.traceInput[trace] = *shared(m_u, token, channel);
-        a.traceConvolved[trace] = u;
-        a.traceDelta[trace] = delta;
+        a.traceInput[row * inner + global] = *shared(m_u, token, channel);
+        a.traceConvolved[row * inner + global] = u;
+        a.traceDelta[row * inner + global] = delta;
       }
       if (a.taps) {
-        float* tap = a.taps +
-                     (static_cast<std::size_t>(layer) * a.capacity + token) * kTapKinds * inner +
-                     global;
+        float* tap = a.taps + row * kTapKinds * inner + global;
         tap[0] = delta;
         tap[inner] = sqrtf(squares);
         tap[2 * inner] = decays / static_cast<float>(states);
@@ -628,7 +865,7 @@ __device__ void Chunk<NT, SPL>::scan(int layer) {
 #pragma unroll
     for (int i = 0; i < SPL; ++i) {
       const int n = q * SPL + i;
-      if (active && n < states) to[n * 16] = s[i];
+      if (active && n < states) a.stateOut[place + n * 16] = s[i];
     }
   }
   if (a.traceB && blockIdx.x == 0) {
@@ -638,44 +875,6 @@ __device__ void Chunk<NT, SPL>::scan(int layer) {
           m_bc[token * stateStride + i % states];
     }
   }
-}
-
-/// x = x + W_out y for the block's rows.
-template <int NT, int SPL>
-__device__ void Chunk<NT, SPL>::contract(int layer) {
-  const float* bias = m_parameters + a.layout.outBias;
-  const int model = a.size.model;
-  product(
-      m_block.outTiles.count, a.size.inner,
-      [&](int token, int k) {
-        const uint4 packed =
-            __ldcg(reinterpret_cast<const uint4*>(a.gated + token * a.layout.paddedInner + k));
-        const auto join = [](std::uint32_t v) {
-          return __uint_as_float(v << 16) + __uint_as_float(v & 0xffff0000u);
-        };
-        return float4{join(packed.x), join(packed.y), join(packed.z), join(packed.w)};
-      },
-      [&](int row, int token, float sum) {
-        const int global = m_block.outTiles.begin * 16 + row;
-        if (global >= model) return;
-        float* at = a.residual + token * a.layout.paddedModel + global;
-        const float before = layer == 0 ? embedded(token, global).x : __ldcg(at);
-        __stcg(at, before + (sum + __ldg(bias + global)));
-      });
-}
-
-template <int NT, int SPL>
-__device__ void Chunk<NT, SPL>::runHead() {
-  const float* norm = a.parameters + static_cast<std::size_t>(a.size.layers) * a.layout.layerSize;
-  const int layers = a.size.layers;
-  normedProduct(
-      norm, norm + a.layout.paddedModel, m_block.headTiles.count,
-      [&](int token, int k) { return residualAt(layers, token, k); },
-      [&](int row, int token, float sum) {
-        const std::uint32_t global = m_block.headTiles.begin * 16 + row;
-        if (global < a.size.vocabulary)
-          a.logits[static_cast<std::size_t>(token) * a.size.vocabulary + global] = sum;
-      });
 }
 
 template <int NT, int SPL>
@@ -693,7 +892,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x >= kComputeThreads) {
     const std::uint32_t tiles =
         arguments.head ? block.tiles : arguments.size.layers * block.layerTiles;
-    fillRing(ring, sync, arguments.slots, arguments.tiles + block.firstTile * 32,
+    fillRing(ring, sync, arguments.slotBits, arguments.tiles + block.firstTile * 32,
              (tiles + kStageTiles - 1) / kStageTiles);
     return;
   }
@@ -793,14 +992,6 @@ __global__ void replayKernel(ReplayArguments a) {
 
 // ---- launching
 
-struct Shape {
-  std::uint32_t tokens = 0;
-  int slots = 0;
-  int operandBytes = 0;
-  int sharedBytes = 0;
-  const void* kernel = nullptr;
-};
-
 template <int NT>
 const void* kernelFor(const Dimensions& size) {
   return size.states <= 2 * kScanLanes
@@ -817,8 +1008,12 @@ const void* kernelFor(const Dimensions& size, std::uint32_t tokens) {
   }
 }
 
-/// Shared memory for a kernel of up to `tokens` tokens; no slots when it does not fit.
-Shape shapeFor(const DeviceWeights& weights, std::uint32_t tokens) {
+int mostOutRows(const WorkPlan& plan) {
+  return static_cast<int>(plan.blocks().back().outTiles.count * kTileRows);
+}
+
+/// Shared memory for a kernel of up to `tokens` tokens.
+LaunchShape shapeFor(const DeviceWeights& weights, std::uint32_t tokens) {
   constexpr int kLeastSlots = 2;
   constexpr int kMostOperandBytes = 64 << 10;
   int device = 0;
@@ -830,16 +1025,21 @@ Shape shapeFor(const DeviceWeights& weights, std::uint32_t tokens) {
   const int channels = static_cast<int>(weights.plan.mostChannels());
   const int blocks = static_cast<int>(tokens / 4);
   const int tileStride = blocks * 256 + 32;
-  // What reduce() takes, and what x_proj and dt_proj need in one piece.
+  // What x_proj and dt_proj need in one piece, and the warps' sums where they have no other place.
+  const int parts = size.planes > 1 ? 2 : 1;  // sets of operands
   const int least =
-      std::max({kComputeWarps * kPanel * blocks * 64 * 4, channels / 16 * tileStride,
+      parts *
+      std::max({hasOwnSums(blocks) ? 0 : sumBytes(blocks), channels / 16 * tileStride,
                 static_cast<int>(tilesFor(size.dtRank)) * tileStride, kComputeWarps * tileStride});
-  Shape shape;
+  LaunchShape shape;
   shape.tokens = tokens;
-  shape.operandBytes = std::max(least, std::min(kMostOperandBytes, available / 3) / 128 * 128);
-  const int scratch = scratchBytes(size, shape.operandBytes, channels, static_cast<int>(tokens));
+  shape.operandBytes =
+      (std::max(least, std::min(kMostOperandBytes, available / 3)) + 127) / 128 * 128;
+  const int scratch = scratchBytes(size, shape.operandBytes, channels, mostOutRows(weights.plan),
+                                   static_cast<int>(tokens));
   constexpr int kSlotBytes = kStageBytes + static_cast<int>(sizeof(StageSync));
-  shape.slots = (available - scratch) / kSlotBytes;
+  const int fitting = std::max(0, (available - scratch) / kSlotBytes);
+  shape.slots = static_cast<int>(std::bit_floor(static_cast<unsigned>(fitting)));
   if (shape.slots < kLeastSlots) shape.slots = 0;
   shape.sharedBytes = shape.slots * kSlotBytes + scratch;
   shape.kernel = kernelFor(size, tokens);
@@ -854,14 +1054,8 @@ ParameterLayout::ParameterLayout(const Dimensions& d) {
   std::uint32_t at = 0;
   const auto take = [&](std::uint32_t size) { return std::exchange(at, at + size); };
   norm = take(paddedModel);
-  normBias = take(paddedModel);
-  inBias = take(2 * paddedInner);
-  conv = take(d.taps * paddedInner);
-  convBias = take(paddedInner);
-  dtBias = take(paddedInner);
-  decay = take(d.states * paddedInner);
-  skip = take(paddedInner);
   outBias = take(paddedModel);
+  decay = take(d.states * paddedInner);
   layerSize = at;
 }
 
@@ -870,8 +1064,8 @@ DeviceWeights::DeviceWeights(const Dimensions& d, std::uint32_t blockCount)
       layout(d),
       tiles(plan.tiles() * 32),
       blocks(blockCount),
-      parameters(static_cast<std::size_t>(d.layers) * layout.layerSize + 2 * layout.paddedModel),
-      embedding(static_cast<std::size_t>(d.planes) * d.vocabulary * d.model) {
+      parameters(static_cast<std::size_t>(d.layers) * layout.layerSize + layout.paddedModel),
+      embedding(static_cast<std::size_t>(d.planes) * d.vocabulary * layout.paddedModel) {
   blocks.upload(plan.blocks().data(), blockCount);
 }
 
@@ -881,11 +1075,8 @@ std::size_t DeviceWeights::bytes() const {
 
 Workspace::Workspace(const DeviceWeights& weights, std::uint32_t tokenCount)
     : tokens(tokenCount),
-      input(tokens),
       residual(static_cast<std::size_t>(tokens) * weights.layout.paddedModel),
-      partial(static_cast<std::size_t>(tokens) * projectedRows(weights.plan.dimensions()) *
-              weights.blocks.size()),
-      projected(static_cast<std::size_t>(tokens) * projectedRows(weights.plan.dimensions())),
+      projected(std::size_t{3} * tokens * projectedRows(weights.plan.dimensions())),
       gated(static_cast<std::size_t>(tokens) * weights.layout.paddedInner),
       logits(static_cast<std::size_t>(tokens) * weights.plan.dimensions().vocabulary),
       arrivals(1) {
@@ -896,6 +1087,40 @@ Workspace::Workspace(const DeviceWeights& weights, std::uint32_t tokenCount)
   traceConvolved = DeviceArray<float>(trace);
   traceDelta = DeviceArray<float>(trace);
   traceB = DeviceArray<float>(static_cast<std::size_t>(d.layers) * tokens * d.states);
+  for (std::uint32_t size = 4; size <= tokens; size *= 2) {
+    shapes.push_back(shapeFor(weights, size));
+    check(cudaFuncSetAttribute(shapes.back().kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               shapes.back().sharedBytes),
+          "cudaFuncSetAttribute");
+  }
+}
+
+void packRecords(DeviceWeights& weights, std::uint32_t layer, const ChannelParameters& channels) {
+  const Dimensions& d = weights.plan.dimensions();
+  for (const BlockPlan& block : weights.plan.blocks()) {
+    const std::uint32_t begin = block.groups.begin * kGroupChannels;
+    const std::uint32_t end = std::min(begin + block.groups.count * kGroupChannels, d.inner);
+    const std::uint32_t width = WorkPlan::paddedChannels(block);
+    std::vector<float> record(std::size_t{block.recordTiles} * kTileBytes / sizeof(float));
+    if (record.empty()) continue;
+    for (std::uint32_t channel = begin; channel < end; ++channel) {
+      const auto set = [&](std::uint32_t field, const std::vector<float>& values, std::size_t at) {
+        if (!values.empty()) record[field * width + channel - begin] = values[at];
+      };
+      set(kInBiasU, channels.inBias, channel);
+      set(kInBiasZ, channels.inBias, d.inner + channel);
+      set(kConvBias, channels.convBias, channel);
+      set(kDtBias, channels.dtBias, channel);
+      set(kSkip, channels.skip, channel);
+      for (std::uint32_t tap = 0; tap < d.taps; ++tap)
+        set(kConvWeights + tap, channels.conv, std::size_t{channel} * d.taps + tap);
+      for (std::uint32_t n = 0; n < d.states; ++n)
+        set(kConvWeights + d.taps + n, channels.decay, std::size_t{channel} * d.states + n);
+    }
+    check(cudaMemcpy(weights.tiles.data() + weights.plan.layerStart(block, layer) * 32,
+                     record.data(), record.size() * sizeof(float), cudaMemcpyHostToDevice),
+          "packing parameters");
+  }
 }
 
 void packTiles(DeviceWeights& weights, Matrix matrix, std::uint32_t layer, const float* values,
@@ -922,48 +1147,51 @@ std::uint32_t mostTokens(const DeviceWeights& weights) {
 
 void runChunk(const DeviceWeights& weights, Workspace& workspace, const ChunkRun& run,
               cudaStream_t stream) {
-  std::uint32_t tokens = 4;
-  while (tokens < run.tokens) tokens *= 2;
-  const Shape shape = shapeFor(weights, tokens);
-  check(cudaFuncSetAttribute(shape.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             shape.sharedBytes),
-        "cudaFuncSetAttribute");
+  const auto fits = [&](const LaunchShape& shape) { return shape.tokens >= run.tokens.size(); };
+  const LaunchShape& shape = *std::ranges::find_if(workspace.shapes, fits);
   const auto grid = static_cast<std::uint32_t>(weights.blocks.size());
-  ChunkArguments arguments{.size = weights.plan.dimensions(),
-                           .layout = weights.layout,
-                           .layerNorm = weights.layerNorm,
-                           .epsilon = weights.epsilon,
-                           .tiles = weights.tiles.data(),
-                           .blocks = weights.blocks.data(),
-                           .parameters = weights.parameters.data(),
-                           .embedding = weights.embedding.data(),
-                           .input = workspace.input.data(),
-                           .residual = workspace.residual.data(),
-                           .partial = workspace.partial.data(),
-                           .projected = workspace.projected.data(),
-                           .gated = workspace.gated.data(),
-                           .logits = workspace.logits.data(),
-                           .traceInput = run.trace ? workspace.traceInput.data() : nullptr,
-                           .traceConvolved = workspace.traceConvolved.data(),
-                           .traceDelta = workspace.traceDelta.data(),
-                           .traceB = run.trace ? workspace.traceB.data() : nullptr,
-                           .taps = run.taps ? workspace.taps.data() : nullptr,
-                           .arrivals = workspace.arrivals.data(),
-                           .arrived = workspace.awaited,
-                           .capacity = workspace.tokens,
-                           .tokens = run.tokens,
-                           .stateIn = run.stateIn,
-                           .stateOut = run.stateOut,
-                           .head = run.logits,
-                           .slots = shape.slots,
-                           .operandBytes = shape.operandBytes,
-                           .channels = static_cast<int>(weights.plan.mostChannels())};
+  const Dimensions& size = weights.plan.dimensions();
+  ChunkArguments arguments{
+      .size = size,
+      .layout = weights.layout,
+      .layerNorm = weights.layerNorm,
+      .epsilon = weights.epsilon,
+      .tiles = weights.tiles.data(),
+      .blocks = weights.blocks.data(),
+      .parameters = weights.parameters.data(),
+      .embedding = weights.embedding.data(),
+      .residual = workspace.residual.data(),
+      .projected = reinterpret_cast<unsigned long long*>(workspace.projected.data()),
+      .gated = workspace.gated.data(),
+      .logits = workspace.logits.data(),
+      .traceInput = run.trace ? workspace.traceInput.data() : nullptr,
+      .traceConvolved = workspace.traceConvolved.data(),
+      .traceDelta = workspace.traceDelta.data(),
+      .traceB = run.trace ? workspace.traceB.data() : nullptr,
+      .taps = run.taps ? workspace.taps.data() : nullptr,
+      .arrivals = workspace.arrivals.data(),
+      .arrived = workspace.awaited,
+      .turn = workspace.turn,
+      .capacity = workspace.tokens,
+      .tokens = static_cast<std::uint32_t>(run.tokens.size()),
+      .stateIn = run.stateIn,
+      .stateOut = run.stateOut,
+      .head = run.logits,
+      .slots = shape.slots,
+      .slotBits = static_cast<std::uint32_t>(std::countr_zero(static_cast<unsigned>(shape.slots))),
+      .operandBytes = shape.operandBytes,
+      .channels = static_cast<int>(weights.plan.mostChannels()),
+      .rows = mostOutRows(weights.plan),
+      .outBias = weights.outBias};
+  std::ranges::copy(run.tokens, arguments.input);
   void* parameters[] = {&arguments};
   check(cudaLaunchCooperativeKernel(shape.kernel, dim3(grid), dim3(kThreads), parameters,
                                     static_cast<std::size_t>(shape.sharedBytes), stream),
         "launching a chunk");
-  constexpr std::uint32_t kBarriersPerLayer = 4;
-  workspace.awaited += kBarriersPerLayer * weights.plan.dimensions().layers * grid;
+  constexpr std::uint32_t kBarriersPerLayer = 3;
+  const std::uint32_t barriers = kBarriersPerLayer * size.layers - (run.logits ? 0 : 1);
+  workspace.awaited += barriers * grid;
+  workspace.turn = (workspace.turn + size.layers) % 3;
 }
 
 void replay(const DeviceWeights& weights, const Workspace& workspace, std::uint32_t kept,

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cuda_runtime_api.h>
+#include <span>
 #include <vector>
 
 #include "kernels/cuda/memory.h"
@@ -17,23 +18,28 @@ inline constexpr std::uint32_t kMostTokens = 32;  ///< of one chunk
 inline constexpr std::uint32_t kMostStates = 64;  ///< n that the scan takes
 inline constexpr std::uint32_t kMostTaps = 9;     ///< k that the convolution takes
 
-/// Offsets into one layer's float parameters. Channels are padded to 16, the state and A lie in
-/// blocks of 16 channels as on the host.
+/// Offsets into one layer's float parameters that every block reads. Channels are padded to 16; A
+/// lies in blocks of 16 channels as on the host.
 struct ParameterLayout {
   explicit ParameterLayout(const Dimensions& dimensions);
 
   std::uint32_t paddedModel;  ///< d, padded to 16
   std::uint32_t paddedInner;  ///< e, padded to 16
   std::uint32_t norm;         ///< [d]
-  std::uint32_t normBias;     ///< [d]
-  std::uint32_t inBias;       ///< [2][e]: u, z
-  std::uint32_t conv;         ///< [k][e]
-  std::uint32_t convBias;     ///< [e]
-  std::uint32_t dtBias;       ///< [e]
-  std::uint32_t decay;        ///< A · log2(e), [e / 16][n][16]
-  std::uint32_t skip;         ///< D, [e]
   std::uint32_t outBias;      ///< [d]
+  std::uint32_t decay;        ///< A · log2(e), [e / 16][n][16], for replay
   std::uint32_t layerSize;
+};
+
+/// The parameters of one layer's channels, e values each.
+struct ChannelParameters {
+  /// [2][e]: u, z; or empty. For LayerNorm W_in times the norm's bias is added.
+  std::vector<float> inBias;
+  std::vector<float> conv;      ///< [e][k]
+  std::vector<float> convBias;  ///< or empty
+  std::vector<float> dtBias;
+  std::vector<float> skip;   ///< D
+  std::vector<float> decay;  ///< A · log2(e), [e][n]
 };
 
 /// Weights of one model on one device.
@@ -43,11 +49,13 @@ struct DeviceWeights {
   WorkPlan plan;
   ParameterLayout layout;
   bool layerNorm = false;
+  bool outBias = false;  ///< out_proj has a bias
   float epsilon = 0;
   DeviceArray<uint4> tiles;              ///< in the order of the plan
   DeviceArray<BlockPlan> blocks;         ///< the plan
-  DeviceArray<float> parameters;         ///< [L][layerSize], then the final norm and its bias
-  DeviceArray<std::uint16_t> embedding;  ///< [planes][V][d] bfloat16, high part first
+  DeviceArray<float> parameters;         ///< [L][layerSize], then the final norm
+  DeviceArray<float> headBias;           ///< [V] for LayerNorm: W_head times the norm's bias
+  DeviceArray<std::uint16_t> embedding;  ///< [planes][V][d] bfloat16, high part first; d padded
 
   std::size_t bytes() const;
 };
@@ -56,28 +64,41 @@ struct DeviceWeights {
 void packTiles(DeviceWeights& weights, Matrix matrix, std::uint32_t layer, const float* values,
                std::uint32_t columns, cudaStream_t stream);
 
+/// Puts the parameters of a layer's channels into the blocks' records.
+void packRecords(DeviceWeights& weights, std::uint32_t layer, const ChannelParameters& channels);
+
+/// How a kernel for chunks of some size is launched.
+struct LaunchShape {
+  std::uint32_t tokens = 0;  ///< most tokens
+  int slots = 0;             ///< stages of the ring; 0 when the kernel does not fit
+  int operandBytes = 0;      ///< shared memory for activations
+  int sharedBytes = 0;       ///< in all
+  const void* kernel = nullptr;
+};
+
 /// Memory that chunks of one model need on the way.
 struct Workspace {
   Workspace(const DeviceWeights& weights, std::uint32_t tokens);
 
-  std::uint32_t tokens;               ///< capacity
-  DeviceArray<std::int32_t> input;    ///< token ids
-  DeviceArray<float> residual;        ///< [tokens][d]
-  DeviceArray<float> partial;         ///< x_proj before the sum over blocks: [rows][tokens][blocks]
-  DeviceArray<float> projected;       ///< δ, B, C: [tokens][rows]
-  DeviceArray<std::uint32_t> gated;   ///< y ⊙ SiLU(z) as high and low halves: [tokens][e]
-  DeviceArray<float> logits;          ///< [tokens][V]
-  DeviceArray<float> traceInput;      ///< u: [L][tokens][e], for replay
-  DeviceArray<float> traceConvolved;  ///< u'
-  DeviceArray<float> traceDelta;      ///< Δ
-  DeviceArray<float> traceB;          ///< [L][tokens][n]
+  std::uint32_t tokens;  ///< capacity
+
+  DeviceArray<float> residual;           ///< [tokens][d]
+  DeviceArray<std::uint64_t> projected;  ///< δ, B, C in fixed point: [3 in turn][tokens][rows]
+  DeviceArray<float> gated;              ///< y ⊙ SiLU(z): [tokens][e]
+  PinnedArray<float> logits;             ///< [tokens][V], written by the kernel
+  std::vector<LaunchShape> shapes;       ///< by size, smallest first
+  DeviceArray<float> traceInput;         ///< u: [L][tokens][e], for replay
+  DeviceArray<float> traceConvolved;     ///< u'
+  DeviceArray<float> traceDelta;         ///< Δ
+  DeviceArray<float> traceB;             ///< [L][tokens][n]
   DeviceArray<float> taps;  ///< Δ, ‖s‖, mean Ā: [L][tokens][3][e]; empty without taps
   DeviceArray<std::uint32_t> arrivals;  ///< of the barrier across the grid
   std::uint32_t awaited = 0;            ///< arrivals when the last launch has ended
+  std::uint32_t turn = 0;               ///< which of `projected` the next launch begins with
 };
 
 struct ChunkRun {
-  std::uint32_t tokens = 0;
+  std::span<const std::int32_t> tokens;
   const float* stateIn = nullptr;  ///< as on the host; may be stateOut
   float* stateOut = nullptr;
   bool logits = false;
@@ -89,7 +110,7 @@ struct ChunkRun {
 /// does not fit at all.
 std::uint32_t mostTokens(const DeviceWeights& weights);
 
-/// Launches the kernel over the tokens in workspace.input; results are ready when the stream is.
+/// Launches the kernel; results are ready when the stream is.
 void runChunk(const DeviceWeights& weights, Workspace& workspace, const ChunkRun& run,
               cudaStream_t stream);
 

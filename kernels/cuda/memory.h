@@ -86,11 +86,10 @@ class PinnedArray {
   std::size_t m_size = 0;
 };
 
+/// Ordered with the default stream, which copies states.
 class Stream {
  public:
-  Stream() {
-    check(cudaStreamCreateWithFlags(&m_stream, cudaStreamNonBlocking), "cudaStreamCreate");
-  }
+  Stream() { check(cudaStreamCreate(&m_stream), "cudaStreamCreate"); }
   ~Stream() { cudaStreamDestroy(m_stream); }
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;

@@ -62,9 +62,11 @@ __device__ inline void release(StageSync& stage) {
   asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(sharedAddress(&stage.empty)) : "memory");
 }
 
-/// Called by the whole filling warp.
+/// One thread starts all copies. Were the others of its warp to wait beside it, it would wait for
+/// its turn among them.
+inline constexpr int kFillingThreads = 1;
+
 __device__ inline void fill(StageSync& stage, uint4* to, const uint4* from) {
-  if (threadIdx.x % 32 != 0) return;
   asm volatile(
       "mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(sharedAddress(&stage.full)),
       "r"(kStageBytes)
@@ -103,6 +105,8 @@ __device__ inline void release(StageSync& stage) {
   atomicAdd(reinterpret_cast<unsigned long long*>(&stage.empty), 1ull);
 }
 
+inline constexpr int kFillingThreads = 32;
+
 __device__ inline void fill(StageSync& stage, uint4* to, const uint4* from) {
   const int lane = threadIdx.x % 32;
   for (int i = lane; i < kStageBytes / 16; i += 32) to[i] = __ldg(from + i);
@@ -114,59 +118,54 @@ __device__ inline void fill(StageSync& stage, uint4* to, const uint4* from) {
 #endif
 
 /// The filling warp's loop: `stages` stages of a stretch of tiles, in order.
-__device__ inline void fillRing(uint4* ring, StageSync* sync, int slots, const uint4* stretch,
-                                std::uint32_t stages) {
-  constexpr int kStageValues = kStageBytes / 16;
-  int slot = 0;
-  std::uint32_t use = 0;
+__device__ inline void fillRing(uint4* ring, StageSync* sync, std::uint32_t slotBits,
+                                const uint4* stretch, std::uint32_t stages) {
+  constexpr std::uint32_t kStageValues = kStageBytes / 16;
+  if (threadIdx.x % 32 >= kFillingThreads) return;
   for (std::uint32_t stage = 0; stage < stages; ++stage) {
-    waitEmpty(sync[slot], use);
+    const std::uint32_t slot = stage & ((1u << slotBits) - 1);
+    waitEmpty(sync[slot], stage >> slotBits);
     fill(sync[slot], ring + slot * kStageValues,
          stretch + static_cast<std::uint64_t>(stage) * kStageValues);
-    if (++slot == slots) {
-      slot = 0;
-      ++use;
-    }
   }
 }
 
-/// One compute warp's view of the ring. Tiles are asked for in ascending order.
+/// One compute warp's view of the ring.
 class TileReader {
  public:
-  __device__ TileReader(const uint4* ring, StageSync* sync, int slots)
-      : m_ring(ring), m_sync(sync), m_slots(slots) {}
+  /// The ring has 2^slotBits slots.
+  __device__ TileReader(const uint4* ring, StageSync* sync, std::uint32_t slotBits)
+      : m_ring(ring), m_sync(sync), m_slotBits(slotBits), m_slots(1u << slotBits) {}
 
-  /// Registers of this lane's part of a tile: the A operand of mma.m16n8k16.
-  __device__ uint4 tile(std::uint32_t index) {
-    moveTo(index / kStageTiles);
-    return m_ring[m_slot * (kStageBytes / 16) + index % kStageTiles * 32 + threadIdx.x % 32];
+  /// Waits until tiles up to `last` are there, and gives back the stages before that of `first`.
+  /// Both only grow; together they must not span more stages than there are slots.
+  __device__ void hold(std::uint32_t first, std::uint32_t last) {
+    while ((m_free + 1) * kStageTiles <= first) {  // before waiting: the wait may be for their room
+      if (m_free == m_full) waitNext();
+      __syncwarp();
+      if (threadIdx.x % 32 == 0) release(m_sync[m_free & (m_slots - 1)]);
+      ++m_free;
+    }
+    while (m_full * kStageTiles <= last) waitNext();
   }
 
-  /// Gives back every stage before that of tile `index`, which must have been asked for.
-  __device__ void moveTo(std::uint32_t stage) {
-    while (!m_started || m_stage < stage) {
-      if (m_started) {
-        __syncwarp();
-        if (threadIdx.x % 32 == 0) release(m_sync[m_slot]);
-        ++m_stage;
-        if (++m_slot == m_slots) {
-          m_slot = 0;
-          ++m_use;
-        }
-      }
-      m_started = true;
-      waitFull(m_sync[m_slot], m_use);
-    }
+  /// Registers of this lane's part of a tile that is held: the A operand of mma.m16n8k16.
+  __device__ uint4 tile(std::uint32_t index) const {
+    return m_ring[(index & (m_slots * kStageTiles - 1)) * 32 + threadIdx.x % 32];
   }
 
  private:
+  __device__ void waitNext() {
+    waitFull(m_sync[m_full & (m_slots - 1)], m_full >> m_slotBits);
+    ++m_full;
+  }
+
   const uint4* m_ring;
   StageSync* m_sync;
-  int m_slots;
-  int m_slot = 0;
-  bool m_started = false;
-  std::uint32_t m_stage = 0;
-  std::uint32_t m_use = 0;
+  std::uint32_t m_slotBits;
+  std::uint32_t m_slots;
+  std::uint32_t m_full = 0;  ///< stages known to be full
+  std::uint32_t m_free = 0;  ///< stages given back
 };
 
 }  // namespace mb::cuda

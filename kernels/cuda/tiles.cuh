@@ -1,7 +1,8 @@
 // Products of weight tiles with activations on the tensor cores.
 //
-// An activation x is split into bfloat16 parts, x ≈ hi + lo, which together keep 16 bits of its
+// An activation x is split into bfloat16 parts, x ≈ high + low, which together keep 16 bits of its
 // mantissa; each part is a column of the B operand and both are multiplied with the same weights.
+// Where weights are float32, a third part makes the sum exact.
 // A column's sum does not depend on what the other columns hold, so a token gets the same bits
 // alone and in a chunk.
 #pragma once
@@ -39,20 +40,28 @@ __device__ inline void multiply(float (&sum)[4], const uint4& a, const uint2& b)
 #endif
 }
 
-/// Two neighbouring activations as pairs of their high and their low parts.
+/// Two neighbouring activations as pairs of their parts, high to low.
 struct SplitPair {
   std::uint32_t high;
   std::uint32_t low;
+  std::uint32_t least;
 };
+
+__device__ inline std::uint32_t bitsOf(const __nv_bfloat162& pair) {
+  std::uint32_t bits;
+  memcpy(&bits, &pair, sizeof bits);
+  return bits;
+}
 
 __device__ inline SplitPair split(float first, float second) {
   const __nv_bfloat162 high = __floats2bfloat162_rn(first, second);
-  const float2 back = __bfloat1622float2(high);
-  const __nv_bfloat162 low = __floats2bfloat162_rn(first - back.x, second - back.y);
-  SplitPair pair;
-  memcpy(&pair.high, &high, 4);
-  memcpy(&pair.low, &low, 4);
-  return pair;
+  const float2 highBack = __bfloat1622float2(high);
+  first -= highBack.x;
+  second -= highBack.y;
+  const __nv_bfloat162 low = __floats2bfloat162_rn(first, second);
+  const float2 lowBack = __bfloat1622float2(low);
+  const __nv_bfloat162 least = __floats2bfloat162_rn(first - lowBack.x, second - lowBack.y);
+  return {bitsOf(high), bitsOf(low), bitsOf(least)};
 }
 
 /// Activations in shared memory, ready as B operands: per column tile of 16 values NT blocks of 4
@@ -63,24 +72,38 @@ class Operands {
  public:
   static constexpr int kTileStride = NT * 256 + 32;
 
-  __device__ explicit Operands(void* memory) : m_memory(static_cast<char*>(memory)) {}
+  /// With third parts, these lie `leastOffset` bytes behind the others; 0 for none.
+  __device__ Operands(void* memory, int leastOffset)
+      : m_memory(static_cast<char*>(memory)), m_leastOffset(leastOffset) {}
 
   /// Stores values k, k + 1 (k even, counted from the first staged column) of a token.
   __device__ void store(int token, int k, float first, float second) {
     const SplitPair pair = split(first, second);
     const int lane = (token % 4) * 8 + k % 8 / 2;
     char* at = m_memory + k / 16 * kTileStride + token / 4 * 256 + lane * 8 + k % 16 / 8 * 4;
-    *reinterpret_cast<std::uint32_t*>(at) = pair.high;
-    *reinterpret_cast<std::uint32_t*>(at + 32) = pair.low;
+    put(at, pair.high);
+    put(at + 32, pair.low);
+    if (m_leastOffset == 0) return;
+    put(at + m_leastOffset, pair.least);
+    put(at + m_leastOffset + 32, 0);
   }
 
   __device__ uint2 load(int columnTile, int block) const {
     return *reinterpret_cast<const uint2*>(m_memory + columnTile * kTileStride + block * 256 +
                                            threadIdx.x % 32 * 8);
   }
+  __device__ uint2 loadLeast(int columnTile, int block) const {
+    return *reinterpret_cast<const uint2*>(m_memory + m_leastOffset + columnTile * kTileStride +
+                                           block * 256 + threadIdx.x % 32 * 8);
+  }
 
  private:
+  __device__ static void put(char* at, std::uint32_t value) {
+    *reinterpret_cast<std::uint32_t*>(at) = value;
+  }
+
   char* m_memory;
+  int m_leastOffset;
 };
 
 }  // namespace mb::cuda

@@ -32,6 +32,8 @@ WorkPlan::WorkPlan(const Dimensions& dimensions, std::uint32_t blocks) : m_dimen
     block.groups = shareOf(groups, blocks, i, false);
     block.outTiles = shareOf(tilesFor(d.model), blocks, i, true);
     block.headTiles = shareOf(tilesFor(d.vocabulary), blocks, i, true);
+    block.recordTiles = (recordSize(block) * 4 + kTileBytes - 1) / kTileBytes;
+    block.layerTiles = block.recordTiles;
     for (const Matrix matrix : kLayerMatrices) block.layerTiles += tilesOf(block, matrix);
     const std::uint32_t used = d.layers * block.layerTiles + tilesOf(block, Matrix::Head);
     block.tiles = (used + kStageTiles - 1) / kStageTiles * kStageTiles;
@@ -42,6 +44,14 @@ WorkPlan::WorkPlan(const Dimensions& dimensions, std::uint32_t blocks) : m_dimen
 
 std::uint32_t WorkPlan::mostChannels() const {
   return kTileRows * std::max(1u, tilesFor(m_blocks.front().groups.count * kGroupChannels));
+}
+
+std::uint32_t WorkPlan::paddedChannels(const BlockPlan& block) {
+  return kTileRows * tilesFor(block.groups.count * kGroupChannels);
+}
+
+std::uint32_t WorkPlan::recordSize(const BlockPlan& block) const {
+  return paddedChannels(block) * (kConvWeights + m_dimensions.taps + m_dimensions.states);
 }
 
 /// Tile rows with `firstTile` still open.
@@ -124,11 +134,9 @@ std::vector<TileRow> WorkPlan::tileRows(Matrix matrix, std::uint32_t layer) cons
   const bool byPanels = matrix != Matrix::XProj && matrix != Matrix::DtProj;
   std::vector<TileRow> all;
   for (const BlockPlan& block : m_blocks) {
-    std::uint64_t at = block.firstTile;
-    if (matrix == Matrix::Head) {
-      at += static_cast<std::uint64_t>(m_dimensions.layers) * block.layerTiles;
-    } else {
-      at += static_cast<std::uint64_t>(layer) * block.layerTiles;
+    std::uint64_t at = layerStart(block, matrix == Matrix::Head ? m_dimensions.layers : layer);
+    if (matrix != Matrix::Head) {
+      at += block.recordTiles;
       for (const Matrix before : kLayerMatrices) {
         if (before == matrix) break;
         at += tilesOf(block, before);

@@ -32,16 +32,29 @@ struct Share {
   std::uint32_t count = 0;
 };
 
+/// The parameters of a block's channels, as float32 rows [field][channels padded to 16]. The
+/// convolution's weights follow as k rows, then A · log2(e) as n rows.
+enum RecordField : std::uint32_t {
+  kInBiasU,
+  kInBiasZ,
+  kConvBias,
+  kDtBias,
+  kSkip,  ///< D
+  kConvWeights
+};
+
 /// What one block does. Its weights lie in one stretch of memory, in the order in which it needs
-/// them: per layer in_proj, x_proj, dt_proj, out_proj, then the head. Within a matrix: panels of at
-/// most kPanelTiles tile rows; in a panel column tile by column tile, plane by plane.
+/// them: per layer the record of its channels' parameters, in_proj, x_proj, dt_proj, out_proj, then
+/// the head. Within a matrix: panels of at most kPanelTiles tile rows; in a panel column tile by
+/// column tile, plane by plane.
 struct BlockPlan {
   Share groups;    ///< groups of channels: rows of in_proj and dt_proj, columns of x_proj, the scan
   Share outTiles;  ///< tile rows of out_proj
   Share headTiles;
-  std::uint64_t firstTile = 0;   ///< of the block's stretch
-  std::uint32_t layerTiles = 0;  ///< tiles of one layer
-  std::uint32_t tiles = 0;       ///< of the whole stretch, padded to whole stages
+  std::uint32_t recordTiles = 0;  ///< that the parameters of its channels fill, see RecordField
+  std::uint64_t firstTile = 0;    ///< of the block's stretch
+  std::uint32_t layerTiles = 0;   ///< tiles of one layer
+  std::uint32_t tiles = 0;        ///< of the whole stretch, padded to whole stages
 };
 
 /// One tile row of a packed matrix: where its tiles go, and which weights they take.
@@ -67,6 +80,14 @@ class WorkPlan {
   /// Most channels of one block, a multiple of 16.
   std::uint32_t mostChannels() const;
 
+  /// Channels of a block, padded to 16.
+  static std::uint32_t paddedChannels(const BlockPlan& block);
+  /// Floats of a block's record.
+  std::uint32_t recordSize(const BlockPlan& block) const;
+  /// First tile of a layer in a block's stretch: that of its record.
+  std::uint64_t layerStart(const BlockPlan& block, std::uint32_t layer) const {
+    return block.firstTile + static_cast<std::uint64_t>(layer) * block.layerTiles;
+  }
   /// Tile rows of a matrix of a layer; the layer is ignored for the head.
   std::vector<TileRow> tileRows(Matrix matrix, std::uint32_t layer) const;
 

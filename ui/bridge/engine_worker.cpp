@@ -67,6 +67,8 @@ EngineWorker::~EngineWorker() {
   }
   m_wake.notify_all();
   wait();
+  // Orders what the thread did before what follows, also for race detectors that cannot see wait().
+  const std::lock_guard lock(m_mutex);
 }
 
 void EngineWorker::post(Command command) {

@@ -70,7 +70,10 @@ MainWindow::MainWindow(Theme& theme, Workspace& workspace, QSettings& settings, 
   updateFigures();
 }
 
-MainWindow::~MainWindow() = default;
+/// Panels that hide while the base class is destroyed have nobody left to tell.
+MainWindow::~MainWindow() {
+  for (const Panel* panel : m_panels) panel->disconnect(this);
+}
 
 void MainWindow::buildPanels() {
   auto* frame = new QWidget(this);
