@@ -12,33 +12,39 @@
 
 namespace mb::cuda {
 
-/// D += A · B for a 16×16 tile of weights and 8 columns; mma.m16n8k16 with float32 sums.
-__device__ inline void multiply(float (&sum)[4], const uint4& a, const uint2& b) {
+/// D += A · B for a 16×16 tile of weights and 8 columns, with float32 sums.
 #if __CUDA_ARCH__ >= 800
+__device__ inline void multiply(float (&sum)[4], const uint4& a, const uint2& b) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
       "{%0,%1,%2,%3};"
       : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
       : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));
-#else  // the same sums with shuffles: lane 4g + t holds rows g, g + 8 and columns 2t, 2t + 1
+}
+#else
+/// The same sums with shuffles: lane 4g + t holds rows g, g + 8 and columns 2t, 2t + 1. Not inlined
+/// into the many places that multiply: the compiler would take minutes.
+__device__ __noinline__ void multiply(float (&sum)[4], const uint4& a, const uint2& b) {
   const int lane = threadIdx.x % 32;
   const auto low = [](std::uint32_t v) { return __uint_as_float(v << 16); };
   const auto high = [](std::uint32_t v) { return __uint_as_float(v & 0xffff0000u); };
-  for (int half = 0; half < 2; ++half) {
-    for (int t = 0; t < 4; ++t) {
-      const int from = (lane & ~3) + t;
-      const std::uint32_t upper = __shfl_sync(~0u, half ? a.z : a.x, from);
-      const std::uint32_t lower = __shfl_sync(~0u, half ? a.w : a.y, from);
-      for (int column = 0; column < 2; ++column) {
-        const int source = (2 * (lane % 4) + column) * 4 + t;
-        const std::uint32_t x = __shfl_sync(~0u, half ? b.y : b.x, source);
-        sum[column] = fmaf(low(upper), low(x), fmaf(high(upper), high(x), sum[column]));
-        sum[2 + column] = fmaf(low(lower), low(x), fmaf(high(lower), high(x), sum[2 + column]));
-      }
+#pragma unroll 1
+  for (int step = 0; step < 8; ++step) {
+    const bool half = step >= 4;
+    const int t = step % 4;
+    const int from = (lane & ~3) + t;
+    const std::uint32_t upper = __shfl_sync(~0u, half ? a.z : a.x, from);
+    const std::uint32_t lower = __shfl_sync(~0u, half ? a.w : a.y, from);
+#pragma unroll
+    for (int column = 0; column < 2; ++column) {
+      const int source = (2 * (lane % 4) + column) * 4 + t;
+      const std::uint32_t x = __shfl_sync(~0u, half ? b.y : b.x, source);
+      sum[column] = fmaf(low(upper), low(x), fmaf(high(upper), high(x), sum[column]));
+      sum[2 + column] = fmaf(low(lower), low(x), fmaf(high(lower), high(x), sum[2 + column]));
     }
   }
-#endif
 }
+#endif
 
 /// Two neighbouring activations as pairs of their parts, high to low.
 struct SplitPair {

@@ -1,0 +1,133 @@
+// How the window bears a long text, and how fast it follows an edit. Prints; asserts nothing.
+#include <QAbstractEventDispatcher>
+#include <QApplication>
+#include <QElapsedTimer>
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "engine/resources.h"
+#include "tests/support/playground.h"
+
+namespace {
+
+using namespace mb;
+using namespace mb::test;
+
+double residentMegabytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);)
+    if (line.starts_with("VmRSS:")) return std::stod(line.substr(6)) / 1024;
+  return 0;
+}
+
+/// How long the window's thread works each time it wakes up.
+class BusyTimes {
+ public:
+  BusyTimes() {
+    auto* loop = QAbstractEventDispatcher::instance();
+    QObject::connect(loop, &QAbstractEventDispatcher::awake, loop, [this] { m_clock.start(); });
+    QObject::connect(loop, &QAbstractEventDispatcher::aboutToBlock, loop, [this] {
+      if (m_clock.isValid()) m_times.push_back(static_cast<double>(m_clock.nsecsElapsed()) * 1e-6);
+      m_clock.invalidate();
+    });
+  }
+  void clear() { m_times.clear(); }
+  double total() const {
+    double sum = 0;
+    for (const double time : m_times) sum += time;
+    return sum;
+  }
+  /// Milliseconds; only wake-ups that did something noticeable count as frames.
+  double percentile(double share) const {
+    std::vector<double> frames;
+    for (const double time : m_times)
+      if (time > 0.5) frames.push_back(time);
+    if (frames.empty()) return 0;
+    std::ranges::sort(frames);
+    return frames[static_cast<std::size_t>(share * static_cast<double>(frames.size() - 1))];
+  }
+
+ private:
+  QElapsedTimer m_clock;
+  std::vector<double> m_times;
+};
+
+bool waitFor(const std::function<bool()>& condition) {
+  constexpr int kPatience = 600'000;
+  return QTest::qWaitFor(condition, kPatience);
+}
+
+void writeLongText(Playground& playground, BusyTimes& busy, std::size_t bytes) {
+  std::printf("%9s %9s %9s %12s %12s %12s\n", "bytes", "MB", "bytes/s", "frame p50/ms", "p95/ms",
+              "GUI share");
+  constexpr int kSteps = 5;
+  for (int step = 1; step <= kSteps; ++step) {
+    busy.clear();
+    QElapsedTimer clock;
+    clock.start();
+    const std::size_t before = playground.document().size();
+    playground.window.runs().generateBytes(bytes / kSteps);
+    waitFor([&] { return playground.window.runs().state() == ui::RunState::Idle; });
+    const double seconds = static_cast<double>(clock.nsecsElapsed()) * 1e-9;
+    const std::size_t written = playground.document().size() - before;
+    std::printf("%9zu %9.0f %9.0f %12.1f %12.1f %11.1f%%\n", playground.document().size(),
+                residentMegabytes(), static_cast<double>(written) / seconds, busy.percentile(0.5),
+                busy.percentile(0.95), busy.total() / seconds / 10);
+    std::fflush(stdout);
+  }
+}
+
+/// Replaces one byte some way before the end; milliseconds to the first new scores and to the last.
+std::pair<double, double> editBefore(Playground& playground, std::size_t tail, Byte byte) {
+  ui::Document& document = playground.document();
+  QElapsedTimer clock;
+  double first = -1;
+  const auto scored = QObject::connect(&document, &ui::Document::scoresChanged, &document,
+                                       [&](std::size_t, std::size_t) {
+                                         if (first < 0)
+                                           first = static_cast<double>(clock.nsecsElapsed()) * 1e-6;
+                                       });
+  clock.start();
+  document.replace(document.size() - tail, 1, {&byte, 1});
+  waitFor([&] { return document.scoredTo() == document.size(); });
+  const double all = static_cast<double>(clock.nsecsElapsed()) * 1e-6;
+  QObject::disconnect(scored);
+  return {first, all};
+}
+
+void edit(Playground& playground) {
+  constexpr std::size_t kTail = 2048;
+  constexpr int kEdits = 9;
+  std::vector<double> first, all;
+  for (int i = 0; i < kEdits; ++i) {
+    const auto [began, ended] = editBefore(playground, kTail, static_cast<Byte>('a' + i));
+    first.push_back(began);
+    all.push_back(ended);
+  }
+  std::ranges::sort(first);
+  std::ranges::sort(all);
+  std::printf(
+      "edit 2 KB before the end: first scores after %.0f ms (worst %.0f), all after %.0f ms "
+      "(worst %.0f), %d edits\n",
+      first[kEdits / 2], first.back(), all[kEdits / 2], all.back(), kEdits);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  QApplication application(argc, argv);
+  const std::size_t bytes = argc > 1 ? std::stoul(argv[1]) : 100'000;
+  Memory memory;
+  Playground playground(memory);
+  BusyTimes busy;
+  const std::string prompt = "It was a dark and stormy night; ";
+  playground.document().setText({reinterpret_cast<const Byte*>(prompt.data()), prompt.size()});
+  playground.open(findResource("models/books"), findResource("models/books-draft"));
+  if (!waitFor([&] { return playground.window.runs().canRun(); })) return 1;
+  writeLongText(playground, busy, bytes);
+  edit(playground);
+  return 0;
+}
