@@ -9,8 +9,20 @@
 #include <span>
 #include <type_traits>
 #include <utility>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 namespace mb {
+
+/// States are copied and dropped all the time, each some hundred kilobytes. Kept apart from small
+/// allocations they leave no holes behind; glibc would mix them in after the first. For programs
+/// that run for long, called before anything else.
+inline void keepLargeBlocksApart() {
+#ifdef __GLIBC__
+  mallopt(M_MMAP_THRESHOLD, 256 << 10);
+#endif
+}
 
 /// Number of channels or rows that one block of the CPU layouts holds; arrays are padded to it.
 inline constexpr std::size_t kBlockRows = 16;

@@ -8,6 +8,7 @@
 #include "app/playground/arguments.h"
 #include "app/playground/headless_run.h"
 #include "engine/export/run_export.h"
+#include "kernels/memory.h"
 #include "ui/text/text_panel.h"
 #include "ui/theme/theme.h"
 #include "ui/window/main_window.h"
@@ -61,6 +62,7 @@ void generateOnFirstStart(MainWindow& window, QSettings& settings) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  mb::keepLargeBlocksApart();
   const bool headless = wantsHeadless(argc, argv);
   if (headless && qEnvironmentVariableIsEmpty("QT_QPA_PLATFORM"))
     qputenv("QT_QPA_PLATFORM", "offscreen");
