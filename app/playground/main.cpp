@@ -3,6 +3,7 @@
 #include <QFontDatabase>
 #include <QSettings>
 #include <QTimer>
+#include <cstdio>
 #include <memory>
 
 #include "app/playground/arguments.h"
@@ -22,6 +23,12 @@ using mb::ui::MainWindow;
 constexpr const char* kSamplePrompt =
     "It was a dark and stormy night; the rain fell in torrents, and the wind\n"
     "swept up the streets. The old captain";
+
+/// Without a window Qt's remarks about one would stand in the middle of the written text.
+void hideRemarks(QtMsgType type, const QMessageLogContext&, const QString& message) {
+  if (type == QtCriticalMsg || type == QtFatalMsg)
+    std::fprintf(stderr, "%s\n", qPrintable(message));
+}
 
 /// Qt chooses a platform before it parses arguments, and fails without a display.
 bool wantsHeadless(int argc, char** argv) {
@@ -64,6 +71,7 @@ void generateOnFirstStart(MainWindow& window, QSettings& settings) {
 int main(int argc, char** argv) {
   mb::keepLargeBlocksApart();
   const bool headless = wantsHeadless(argc, argv);
+  if (headless) qInstallMessageHandler(hideRemarks);
   if (headless && qEnvironmentVariableIsEmpty("QT_QPA_PLATFORM"))
     qputenv("QT_QPA_PLATFORM", "offscreen");
   QApplication application(argc, argv);

@@ -85,8 +85,8 @@ class CudaTest : public QObject {
   void reproducesTheReference() {
     QFETCH(QString, golden);
     const Golden expected = loadGolden(golden.toStdString());
-    const auto model = loader(DeviceKind::Cuda, WeightPrecision::Float32)
-                           .open(goldenFolder(golden.toStdString()));
+    const auto model =
+        loader(DeviceKind::Cuda, WeightPrecision::Float32).open(goldenFolder(golden.toStdString()));
     const ModelConfig& c = model->config();
     State state = model->newState();
     const auto logits = readAll(*model, expected.inputs, state, 32);
@@ -119,8 +119,7 @@ class CudaTest : public QObject {
     State onCpu = cpu->newState();
     const auto got = readAll(*cuda, tokens, onCuda, 32);
     const auto expected = readAll(*cpu, tokens, onCpu, 32);
-    for (std::size_t i = 0; i < got.size(); ++i)
-      QVERIFY(relativeError(got[i], expected[i]) < 1e-3);
+    for (std::size_t i = 0; i < got.size(); ++i) QVERIFY(relativeError(got[i], expected[i]) < 1e-3);
   }
 
   void aChunkIsItsStepsBitForBit_data() {
