@@ -1,5 +1,8 @@
 #include "ui/bridge/engine_link.h"
 
+#include <QElapsedTimer>
+#include <algorithm>
+
 #include "ui/bridge/engine_worker.h"
 
 namespace mb::ui {
@@ -54,7 +57,11 @@ void EngineLink::timePlain(const TimePlain& command) {
   post(command);
 }
 
+/// Repainting a long text costs more; looks then come further apart, so that the window's thread
+/// has at least twice the time for everything else.
 void EngineLink::tick() {
+  QElapsedTimer clock;
+  clock.start();
   const Batch batch = m_worker->take();
   m_activity = batch.activity;
   m_snapshots = batch.snapshots;
@@ -62,8 +69,12 @@ void EngineLink::tick() {
   for (const Event& event : batch.events) announce(event);
   const bool quiet = batch.isEmpty() && !batch.activity;
   m_quietTicks = quiet ? m_quietTicks + 1 : 0;
-  m_timer.setInterval(m_quietTicks > kTicksUntilQuiet ? kQuietMilliseconds : kBusyMilliseconds);
+  m_timer.setInterval(m_quietTicks > kTicksUntilQuiet
+                          ? kQuietMilliseconds
+                          : std::clamp(3 * m_cost, kBusyMilliseconds, kQuietMilliseconds));
   emit ticked();
+  // Comes after the repaints that were asked for until now.
+  QTimer::singleShot(0, this, [this, clock] { m_cost = static_cast<int>(clock.elapsed()); });
 }
 
 void EngineLink::apply(const Batch& batch) {

@@ -56,6 +56,7 @@ class EngineLink : public QObject {
   std::unique_ptr<EngineWorker> m_worker;
   QTimer m_timer;
   int m_quietTicks = 0;
+  int m_cost = 0;  ///< milliseconds that the last look and its repaints took
   std::optional<Activity> m_activity;
   std::size_t m_snapshots = 0;
 };
