@@ -899,97 +899,6 @@ __global__ void __launch_bounds__(kThreads, 1)
   Chunk<NT, SPL>(arguments, memory).run();
 }
 
-// ---- packing
-
-struct PackArguments {
-  const TileRow* rows;
-  const float* values;
-  std::uint32_t columns;
-  std::uint32_t planes;
-  uint4* tiles;
-};
-
-/// Part `plane` of a value: bfloat16, of what the parts before leave over.
-__device__ inline std::uint32_t partOf(float value, std::uint32_t plane) {
-  __nv_bfloat16 part = __float2bfloat16_rn(value);
-  for (std::uint32_t i = 0; i < plane; ++i) {
-    value -= __bfloat162float(part);
-    part = __float2bfloat16_rn(value);
-  }
-  return __bfloat16_as_ushort(part);
-}
-
-/// One block a tile row, one warp a tile.
-__global__ void packKernel(PackArguments a) {
-  const TileRow& row = a.rows[blockIdx.x];
-  const int lane = threadIdx.x % 32;
-  const auto pair = [&](int line, std::uint32_t column, std::uint32_t plane) {
-    const std::int32_t source = row.rows[line];
-    std::uint32_t packed = 0;
-    for (std::uint32_t i = 0; i < 2; ++i) {
-      if (source < 0 || column + i >= row.columnEnd) continue;
-      const float value = a.values[static_cast<std::size_t>(source) * a.columns + column + i];
-      packed |= partOf(value, plane) << (16 * i);
-    }
-    return packed;
-  };
-  for (std::uint32_t t = threadIdx.x / 32; t < row.columnTiles * a.planes; t += blockDim.x / 32) {
-    const std::uint32_t plane = t % a.planes;
-    const std::uint32_t column = row.columnBegin + t / a.planes * 16 + lane % 4 * 2;
-    const int line = lane / 4;
-    a.tiles[(row.firstTile + static_cast<std::uint64_t>(t) * row.stride) * 32 + lane] =
-        make_uint4(pair(line, column, plane), pair(line + 8, column, plane),
-                   pair(line, column + 8, plane), pair(line + 8, column + 8, plane));
-  }
-}
-
-// ---- replay
-
-struct ReplayArguments {
-  Dimensions size;
-  std::uint32_t inner;
-  std::uint32_t capacity;
-  std::uint32_t kept;
-  const float* decay;  // of layer 0
-  std::uint32_t layerSize;
-  const float* input;
-  const float* convolved;
-  const float* delta;
-  const float* b;
-  const float* stateIn;
-  float* stateOut;
-};
-
-/// Threads over channels, state indices, and layers. The same operations as in Chunk::scan.
-__global__ void replayKernel(ReplayArguments a) {
-  const std::uint32_t layer = blockIdx.y;
-  const std::uint32_t index = blockIdx.x * blockDim.x + threadIdx.x;
-  const std::uint32_t memory = a.size.taps - 1;
-  if (index >= (a.size.states + memory) * a.inner) return;
-  const std::size_t offset = static_cast<std::size_t>(layer) * (a.size.states + memory) * a.inner;
-  const float* trace = a.input + static_cast<std::size_t>(layer) * a.capacity * a.inner;
-  if (index >= a.size.states * a.inner) {
-    const std::uint32_t i = (index - a.size.states * a.inner) / a.inner;
-    const std::uint32_t channel = index % a.inner;
-    const std::uint32_t position = a.kept + i;
-    a.stateOut[offset + index] =
-        position < memory ? a.stateIn[offset + (a.size.states + position) * a.inner + channel]
-                          : trace[static_cast<std::size_t>(position - memory) * a.inner + channel];
-    return;
-  }
-  const std::uint32_t channel = index / (16 * a.size.states) * 16 + index % 16;
-  const std::uint32_t n = index / 16 % a.size.states;
-  const float rate = a.decay[static_cast<std::size_t>(layer) * a.layerSize + index];
-  float s = a.stateIn[offset + index];
-  for (std::uint32_t token = 0; token < a.kept; ++token) {
-    const std::size_t row = static_cast<std::size_t>(layer) * a.capacity + token;
-    const float delta = a.delta[row * a.inner + channel];
-    const float gained = delta * a.convolved[row * a.inner + channel];
-    s = fmaf(exp2f(delta * rate), s, gained * a.b[row * a.size.states + n]);
-  }
-  a.stateOut[offset + index] = s;
-}
-
 // ---- launching
 
 template <int NT>
@@ -1048,31 +957,6 @@ LaunchShape shapeFor(const DeviceWeights& weights, std::uint32_t tokens) {
 
 }  // namespace
 
-ParameterLayout::ParameterLayout(const Dimensions& d) {
-  paddedModel = static_cast<std::uint32_t>(tilesFor(d.model) * kTileRows);
-  paddedInner = static_cast<std::uint32_t>(tilesFor(d.inner) * kTileRows);
-  std::uint32_t at = 0;
-  const auto take = [&](std::uint32_t size) { return std::exchange(at, at + size); };
-  norm = take(paddedModel);
-  outBias = take(paddedModel);
-  decay = take(d.states * paddedInner);
-  layerSize = at;
-}
-
-DeviceWeights::DeviceWeights(const Dimensions& d, std::uint32_t blockCount)
-    : plan(d, blockCount),
-      layout(d),
-      tiles(plan.tiles() * 32),
-      blocks(blockCount),
-      parameters(static_cast<std::size_t>(d.layers) * layout.layerSize + layout.paddedModel),
-      embedding(static_cast<std::size_t>(d.planes) * d.vocabulary * layout.paddedModel) {
-  blocks.upload(plan.blocks().data(), blockCount);
-}
-
-std::size_t DeviceWeights::bytes() const {
-  return tiles.bytes() + blocks.bytes() + parameters.bytes() + embedding.bytes();
-}
-
 Workspace::Workspace(const DeviceWeights& weights, std::uint32_t tokenCount)
     : tokens(tokenCount),
       residual(static_cast<std::size_t>(tokens) * weights.layout.paddedModel),
@@ -1093,46 +977,6 @@ Workspace::Workspace(const DeviceWeights& weights, std::uint32_t tokenCount)
                                shapes.back().sharedBytes),
           "cudaFuncSetAttribute");
   }
-}
-
-void packRecords(DeviceWeights& weights, std::uint32_t layer, const ChannelParameters& channels) {
-  const Dimensions& d = weights.plan.dimensions();
-  for (const BlockPlan& block : weights.plan.blocks()) {
-    const std::uint32_t begin = block.groups.begin * kGroupChannels;
-    const std::uint32_t end = std::min(begin + block.groups.count * kGroupChannels, d.inner);
-    const std::uint32_t width = WorkPlan::paddedChannels(block);
-    std::vector<float> record(std::size_t{block.recordTiles} * kTileBytes / sizeof(float));
-    if (record.empty()) continue;
-    for (std::uint32_t channel = begin; channel < end; ++channel) {
-      const auto set = [&](std::uint32_t field, const std::vector<float>& values, std::size_t at) {
-        if (!values.empty()) record[field * width + channel - begin] = values[at];
-      };
-      set(kInBiasU, channels.inBias, channel);
-      set(kInBiasZ, channels.inBias, d.inner + channel);
-      set(kConvBias, channels.convBias, channel);
-      set(kDtBias, channels.dtBias, channel);
-      set(kSkip, channels.skip, channel);
-      for (std::uint32_t tap = 0; tap < d.taps; ++tap)
-        set(kConvWeights + tap, channels.conv, std::size_t{channel} * d.taps + tap);
-      for (std::uint32_t n = 0; n < d.states; ++n)
-        set(kConvWeights + d.taps + n, channels.decay, std::size_t{channel} * d.states + n);
-    }
-    check(cudaMemcpy(weights.tiles.data() + weights.plan.layerStart(block, layer) * 32,
-                     record.data(), record.size() * sizeof(float), cudaMemcpyHostToDevice),
-          "packing parameters");
-  }
-}
-
-void packTiles(DeviceWeights& weights, Matrix matrix, std::uint32_t layer, const float* values,
-               std::uint32_t columns, cudaStream_t stream) {
-  const std::vector<TileRow> rows = weights.plan.tileRows(matrix, layer);
-  DeviceArray<TileRow> onDevice(rows.size());
-  onDevice.upload(rows.data(), rows.size());
-  const PackArguments arguments{onDevice.data(), values, columns, weights.plan.dimensions().planes,
-                                weights.tiles.data()};
-  packKernel<<<static_cast<unsigned>(rows.size()), 256, 0, stream>>>(arguments);
-  check(cudaGetLastError(), "packing weights");
-  check(cudaStreamSynchronize(stream), "packing weights");
 }
 
 std::uint32_t mostTokens(const DeviceWeights& weights) {
@@ -1192,26 +1036,6 @@ void runChunk(const DeviceWeights& weights, Workspace& workspace, const ChunkRun
   const std::uint32_t barriers = kBarriersPerLayer * size.layers - (run.logits ? 0 : 1);
   workspace.awaited += barriers * grid;
   workspace.turn = (workspace.turn + size.layers) % 3;
-}
-
-void replay(const DeviceWeights& weights, const Workspace& workspace, std::uint32_t kept,
-            const float* stateIn, float* stateOut, cudaStream_t stream) {
-  const Dimensions& d = weights.plan.dimensions();
-  const ReplayArguments arguments{.size = d,
-                                  .inner = weights.layout.paddedInner,
-                                  .capacity = workspace.tokens,
-                                  .kept = kept,
-                                  .decay = weights.parameters.data() + weights.layout.decay,
-                                  .layerSize = weights.layout.layerSize,
-                                  .input = workspace.traceInput.data(),
-                                  .convolved = workspace.traceConvolved.data(),
-                                  .delta = workspace.traceDelta.data(),
-                                  .b = workspace.traceB.data(),
-                                  .stateIn = stateIn,
-                                  .stateOut = stateOut};
-  const unsigned values = (d.states + d.taps - 1) * weights.layout.paddedInner;
-  replayKernel<<<dim3((values + 255) / 256, d.layers), 256, 0, stream>>>(arguments);
-  check(cudaGetLastError(), "replaying a chunk");
 }
 
 }  // namespace mb::cuda

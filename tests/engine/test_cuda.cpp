@@ -5,6 +5,7 @@
 #include "engine/evaluation/evaluation.h"
 #include "engine/model/devices.h"
 #include "engine/session/session.h"
+#include "tests/support/random_state.h"
 #include "tests/support/random_values.h"
 #include "tests/support/recorded_run.h"
 #include "tests/support/test_models.h"
@@ -18,21 +19,6 @@ constexpr double kTolerance = 1e-4;
 
 ModelLoader loader(DeviceKind kind, WeightPrecision precision = WeightPrecision::BFloat16) {
   return ModelLoader({.kind = kind, .precision = precision});
-}
-
-State randomState(const Model& model, Random& random) {
-  const ModelConfig& c = model.config();
-  State state = model.newState();
-  for (std::size_t layer = 0; layer < c.layers; ++layer) {
-    for (std::size_t channel = 0; channel < c.dInner; ++channel) {
-      for (std::size_t n = 0; n < c.dState; ++n)
-        state.hidden(layer)[blockOffset(channel, c.dState) + n * kBlockRows] =
-            random.uniform(-2, 2);
-      for (std::size_t i = 0; i + 1 < c.dConv; ++i)
-        state.convolution(layer)[i * state.shape().stride() + channel] = random.uniform(-2, 2);
-    }
-  }
-  return state;
 }
 
 std::vector<float> copyOf(std::span<const float> values) {

@@ -5,6 +5,7 @@
 #include "engine/error.h"
 #include "kernels/cpu/ops.h"
 #include "tests/support/model_files.h"
+#include "tests/support/random_state.h"
 #include "tests/support/random_values.h"
 #include "tests/support/scalar_mamba.h"
 #include "tests/support/test_models.h"
@@ -21,23 +22,6 @@ using Logits = std::vector<float>;
 
 Logits copyOf(std::span<const float> logits) {
   return {logits.begin(), logits.end()};
-}
-
-/// A state as after some text: every real channel holds something, the padding nothing.
-State randomState(const Model& model, Random& random) {
-  const ModelConfig& c = model.config();
-  State state = model.newState();
-  for (std::size_t layer = 0; layer < c.layers; ++layer) {
-    for (std::size_t channel = 0; channel < c.dInner; ++channel) {
-      for (std::size_t n = 0; n < c.dState; ++n)
-        state.hidden(layer)[blockOffset(channel, c.dState) + n * kBlockRows] =
-            random.uniform(-2, 2);
-      for (std::size_t i = 0; i + 1 < c.dConv; ++i)
-        state.convolution(layer)[i * state.shape().stride() + channel] = random.uniform(-2, 2);
-    }
-  }
-  state.setPosition(random.below(100000));
-  return state;
 }
 
 /// States and logits after each of up to 64 tokens, one call a token.

@@ -1,0 +1,121 @@
+// Weights on their way into the tiles and records that chunks read.
+#include <algorithm>
+#include <cuda_bf16.h>
+#include <utility>
+
+#include "kernels/cuda/chunk.h"
+
+namespace mb::cuda {
+
+namespace {
+
+struct PackArguments {
+  const TileRow* rows;
+  const float* values;
+  std::uint32_t columns;
+  std::uint32_t planes;
+  uint4* tiles;
+};
+
+/// Part `plane` of a value: bfloat16, of what the parts before leave over.
+__device__ inline std::uint32_t partOf(float value, std::uint32_t plane) {
+  __nv_bfloat16 part = __float2bfloat16_rn(value);
+  for (std::uint32_t i = 0; i < plane; ++i) {
+    value -= __bfloat162float(part);
+    part = __float2bfloat16_rn(value);
+  }
+  return __bfloat16_as_ushort(part);
+}
+
+/// One block a tile row, one warp a tile.
+__global__ void packKernel(PackArguments a) {
+  const TileRow& row = a.rows[blockIdx.x];
+  const int lane = threadIdx.x % 32;
+  const auto pair = [&](int line, std::uint32_t column, std::uint32_t plane) {
+    const std::int32_t source = row.rows[line];
+    std::uint32_t packed = 0;
+    for (std::uint32_t i = 0; i < 2; ++i) {
+      if (source < 0 || column + i >= row.columnEnd) continue;
+      const float value = a.values[static_cast<std::size_t>(source) * a.columns + column + i];
+      packed |= partOf(value, plane) << (16 * i);
+    }
+    return packed;
+  };
+  for (std::uint32_t t = threadIdx.x / 32; t < row.columnTiles * a.planes; t += blockDim.x / 32) {
+    const std::uint32_t plane = t % a.planes;
+    const std::uint32_t column = row.columnBegin + t / a.planes * 16 + lane % 4 * 2;
+    const int line = lane / 4;
+    a.tiles[(row.firstTile + static_cast<std::uint64_t>(t) * row.stride) * 32 + lane] =
+        make_uint4(pair(line, column, plane), pair(line + 8, column, plane),
+                   pair(line, column + 8, plane), pair(line + 8, column + 8, plane));
+  }
+}
+
+}  // namespace
+
+ParameterLayout::ParameterLayout(const Dimensions& d) {
+  paddedModel = static_cast<std::uint32_t>(tilesFor(d.model) * kTileRows);
+  paddedInner = static_cast<std::uint32_t>(tilesFor(d.inner) * kTileRows);
+  std::uint32_t at = 0;
+  const auto take = [&](std::uint32_t size) { return std::exchange(at, at + size); };
+  norm = take(paddedModel);
+  outBias = take(paddedModel);
+  decay = take(d.states * paddedInner);
+  layerSize = at;
+}
+
+DeviceWeights::DeviceWeights(const Dimensions& d, std::uint32_t blockCount)
+    : plan(d, blockCount),
+      layout(d),
+      tiles(plan.tiles() * 32),
+      blocks(blockCount),
+      parameters(static_cast<std::size_t>(d.layers) * layout.layerSize + layout.paddedModel),
+      embedding(static_cast<std::size_t>(d.planes) * d.vocabulary * layout.paddedModel) {
+  blocks.upload(plan.blocks().data(), blockCount);
+}
+
+std::size_t DeviceWeights::bytes() const {
+  return tiles.bytes() + blocks.bytes() + parameters.bytes() + embedding.bytes();
+}
+
+void packRecords(DeviceWeights& weights, std::uint32_t layer, const ChannelParameters& channels) {
+  const Dimensions& d = weights.plan.dimensions();
+  for (const BlockPlan& block : weights.plan.blocks()) {
+    const std::uint32_t begin = block.groups.begin * kGroupChannels;
+    const std::uint32_t end = std::min(begin + block.groups.count * kGroupChannels, d.inner);
+    const std::uint32_t width = WorkPlan::paddedChannels(block);
+    std::vector<float> record(std::size_t{block.recordTiles} * kTileBytes / sizeof(float));
+    if (record.empty()) continue;
+    for (std::uint32_t channel = begin; channel < end; ++channel) {
+      const auto set = [&](std::uint32_t field, const std::vector<float>& values, std::size_t at) {
+        if (!values.empty()) record[field * width + channel - begin] = values[at];
+      };
+      set(kInBiasU, channels.inBias, channel);
+      set(kInBiasZ, channels.inBias, d.inner + channel);
+      set(kConvBias, channels.convBias, channel);
+      set(kDtBias, channels.dtBias, channel);
+      set(kSkip, channels.skip, channel);
+      for (std::uint32_t tap = 0; tap < d.taps; ++tap)
+        set(kConvWeights + tap, channels.conv, std::size_t{channel} * d.taps + tap);
+      for (std::uint32_t n = 0; n < d.states; ++n)
+        set(kConvWeights + d.taps + n, channels.decay, std::size_t{channel} * d.states + n);
+    }
+    check(cudaMemcpy(weights.tiles.data() + weights.plan.layerStart(block, layer) * 32,
+                     record.data(), record.size() * sizeof(float), cudaMemcpyHostToDevice),
+          "packing parameters");
+  }
+}
+
+void packTiles(DeviceWeights& weights, Matrix matrix, std::uint32_t layer, const float* values,
+               std::uint32_t columns, cudaStream_t stream) {
+  const std::vector<TileRow> rows = weights.plan.tileRows(matrix, layer);
+  DeviceArray<TileRow> onDevice(rows.size());
+  onDevice.upload(rows.data(), rows.size());
+  const PackArguments arguments{onDevice.data(), values, columns, weights.plan.dimensions().planes,
+                                weights.tiles.data()};
+  packKernel<<<static_cast<unsigned>(rows.size()), 256, 0, stream>>>(arguments);
+  check(cudaGetLastError(), "packing weights");
+  check(cudaStreamSynchronize(stream), "packing weights");
+}
+
+}  // namespace mb::cuda
