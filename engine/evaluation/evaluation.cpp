@@ -42,14 +42,14 @@ std::vector<Token> tokensOf(const Model& model, const Tokenizer* tokenizer, Byte
 
 }  // namespace
 
+bool startsWord(std::optional<Byte> before, Byte byte) {
+  return !isSpace(byte) && (!before || isSpace(*before));
+}
+
 std::uint64_t countWords(ByteView text) {
   std::uint64_t words = 0;
-  bool inWord = false;
-  for (const Byte byte : text) {
-    const bool space = isSpace(byte);
-    if (!space && !inWord) ++words;
-    inWord = !space;
-  }
+  for (std::size_t i = 0; i < text.size(); ++i)
+    if (startsWord(i > 0 ? std::optional(text[i - 1]) : std::nullopt, text[i])) ++words;
   return words;
 }
 

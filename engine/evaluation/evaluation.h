@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <stop_token>
 #include <vector>
 
@@ -11,6 +12,9 @@
 #include "engine/types.h"
 
 namespace mb {
+
+/// Whether a word begins with `byte`, which follows `before` or starts the text.
+bool startsWord(std::optional<Byte> before, Byte byte);
 
 /// Words as `wc -w` counts them: runs of bytes that are not ASCII white space.
 std::uint64_t countWords(ByteView text);

@@ -5,20 +5,9 @@
 
 namespace mb {
 
-namespace {
-
-constexpr std::uint64_t kLeastDensity = 8;
-constexpr std::uint64_t kMostDensity = 64;
-/// A text of 100 KB holds about this many times `density` snapshots: 1 + ln(100 KB / (64 · 64)),
-/// with room to spare.
-constexpr std::uint64_t kSnapshotsPerDensity = 6;
-
-}  // namespace
-
 SnapshotStore::SnapshotStore(std::size_t stateBytes)
-    : m_density(
-          std::clamp(kBudgetBytes / std::max<std::size_t>(stateBytes, 1) / kSnapshotsPerDensity,
-                     kLeastDensity, kMostDensity)) {}
+    : m_most(std::clamp(kBudgetBytes / std::max<std::size_t>(stateBytes, 1), kLeast, kMost)),
+      m_density(m_most) {}
 
 bool SnapshotStore::wants(std::uint64_t position) const {
   if (position == 0) return false;
@@ -28,13 +17,17 @@ bool SnapshotStore::wants(std::uint64_t position) const {
 
 void SnapshotStore::add(Snapshot snapshot) {
   m_snapshots.push_back(std::move(snapshot));
+  if (m_snapshots.size() <= m_most) return;
   thin();
+  while (m_snapshots.size() > m_most && m_density > 1) {
+    m_density -= (m_density + 7) / 8;
+    thin();
+  }
 }
 
 /// Drops a snapshot when its two neighbours are no further apart than its distance from the end
 /// allows.
 void SnapshotStore::thin() {
-  if (m_snapshots.size() < 3) return;
   const std::uint64_t end = m_snapshots.back().state.position();
   auto newer = std::prev(m_snapshots.end());
   auto current = std::prev(newer);
@@ -65,6 +58,7 @@ void SnapshotStore::truncate(std::uint64_t position) {
   while (!m_snapshots.empty() && m_snapshots.back().state.position() > position)
     m_snapshots.pop_back();
   if (hasAnchor() && m_anchor.state.position() > position) m_anchor = Snapshot();
+  m_density = m_most;  // a shorter text may have denser ones again
 }
 
 }  // namespace mb

@@ -9,14 +9,16 @@
 namespace mb {
 
 /// Keeps snapshots dense near the end of the text and ever sparser behind: at distance D from the
-/// newest one, neighbours are about max(kSpacing, D / density) apart, so that their number grows
-/// with the logarithm of the text. The density follows from the size of a state and a memory
-/// budget.
+/// newest one, neighbours are about max(kSpacing, D / density) apart. The density falls as the text
+/// grows, so that a budget of memory is never exceeded.
 class SnapshotStore {
  public:
   /// Bytes between snapshots near the end.
   static constexpr std::uint64_t kSpacing = 64;
-  static constexpr std::size_t kBudgetBytes = 256u << 20;
+  /// All snapshots together, but for states so large that fewer than kLeast would be left.
+  static constexpr std::size_t kBudgetBytes = 128u << 20;
+  static constexpr std::size_t kLeast = 24;
+  static constexpr std::size_t kMost = 384;
 
   explicit SnapshotStore(std::size_t stateBytes);
 
@@ -37,6 +39,7 @@ class SnapshotStore {
   bool hasAnchor() const { return !m_anchor.logits.empty(); }
   void thin();
 
+  std::size_t m_most;
   std::uint64_t m_density;
   std::list<Snapshot> m_snapshots;  ///< by position, oldest first
   Snapshot m_anchor;

@@ -22,6 +22,8 @@ constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 constexpr double kTallBits = 6;
 /// Least pixels between two ticks of the value axis.
 constexpr double kTickRoom = 18;
+/// Points a curve has at least when there are bytes for them, also while the plot is not laid out.
+constexpr double kLeastPoints = 200;
 
 }  // namespace
 
@@ -35,9 +37,7 @@ PerplexityPanel::PerplexityPanel(Document& document, ByteAxis& axis, LinkedPosit
       m_legend(new Legend(this)),
       m_window(new Choice(this)),
       m_dismiss(new QToolButton(this)),
-      m_words(new QLabel(this)),
-      m_bits(1, 0.0),
-      m_counts(1, 0.0) {
+      m_words(new QLabel(this)) {
   m_plot->setAccessibleName(tr("Surprisal of every byte and running bits per byte"));
   m_plot->setReadout([this](double byte, double) { return readout(byte); });
   m_window->addItem(tr("running: all"), 0);
@@ -58,18 +58,11 @@ PerplexityPanel::PerplexityPanel(Document& document, ByteAxis& axis, LinkedPosit
   buildGraphs();
   setContent(m_plot, tr("Type a prompt: how much each byte surprises the model appears here"));
 
-  connect(m_window, &QComboBox::currentIndexChanged, this, [this] {
-    m_curveFrom = 0;
-    m_ghostStale = true;
-    markDirty();
-  });
+  connect(m_window, &QComboBox::currentIndexChanged, this, &Panel::markDirty);
   connect(m_dismiss, &QToolButton::clicked, &document, &Document::dismissGhost);
   connect(&document, &Document::textChanged, this, &PerplexityPanel::truncate);
   connect(&document, &Document::scoresChanged, this, &PerplexityPanel::setScores);
-  connect(&document, &Document::ghostChanged, this, [this] {
-    m_ghostStale = true;
-    markDirty();
-  });
+  connect(&document, &Document::ghostChanged, this, &PerplexityPanel::followGhost);
   connect(&axis, &ByteAxis::changed, this, &Panel::markDirty);
   connect(&linked, &LinkedPosition::changed, this, &Panel::markDirty);
   connect(&theme, &Theme::changed, this, &Panel::markDirty);
@@ -88,88 +81,114 @@ void PerplexityPanel::buildGraphs() {
 }
 
 void PerplexityPanel::truncate(std::size_t size) {
-  const std::size_t known = std::min(size, m_bits.size() - 1);
-  m_bits.resize(known + 1);
-  m_counts.resize(known + 1);
-  m_curveFrom = std::min(m_curveFrom, known);
+  m_sums.resize(std::min(size, m_sums.size() - 1) + 1);
   markDirty();
 }
 
 /// Sums are kept for the scored start of the text; a gap ends them.
 void PerplexityPanel::setScores(std::size_t first, std::size_t) {
-  truncate(std::min(first, m_bits.size() - 1));
-  for (std::size_t i = m_bits.size() - 1; i < m_document.scoredTo(); ++i) {
-    const bool scored = m_document.isScored(i);
-    m_bits.push_back(m_bits.back() +
-                     (scored ? static_cast<double>(m_document.record(i).surprisal) : 0));
-    m_counts.push_back(m_counts.back() + (scored ? 1 : 0));
+  truncate(first);
+  for (std::size_t i = m_sums.size() - 1; i < m_document.scoredTo(); ++i) {
+    Sum sum = m_sums.back();
+    if (m_document.isScored(i)) {
+      sum.bits += static_cast<double>(m_document.record(i).surprisal);
+      ++sum.scored;
+    }
+    const auto before = i > 0 ? std::optional(m_document.byte(i - 1)) : std::nullopt;
+    if (startsWord(before, m_document.byte(i))) ++sum.words;
+    m_sums.push_back(sum);
   }
+}
+
+void PerplexityPanel::followGhost() {
+  m_ghostSums.assign(1, {});
+  for (std::size_t i = 0; m_document.hasGhost() && i < m_document.size(); ++i) {
+    Sum sum = m_ghostSums.back();
+    const float ghost = m_document.ghost(i);
+    if (!std::isnan(ghost)) {
+      sum.bits += static_cast<double>(ghost);
+      ++sum.scored;
+    }
+    m_ghostSums.push_back(sum);
+  }
+  markDirty();
 }
 
 double PerplexityPanel::bitsPerByte() const {
-  return m_counts.back() > 0 ? m_bits.back() / m_counts.back() : 0;
+  return m_sums.back().scored > 0 ? m_sums.back().bits / m_sums.back().scored : 0;
 }
 
 double PerplexityPanel::wordPerplexity() const {
-  const std::uint64_t words = countWords(m_document.bytes(0, m_bits.size() - 1));
-  if (words == 0 || m_counts.back() == 0) return 0;
-  return std::exp(m_bits.back() * std::numbers::ln2 / static_cast<double>(words));
+  const Sum& all = m_sums.back();
+  if (all.words == 0 || all.scored == 0) return 0;
+  return std::exp(all.bits * std::numbers::ln2 / all.words);
 }
 
-double PerplexityPanel::runningOf(const std::vector<double>& bits,
-                                  const std::vector<double>& counts, std::size_t byte) const {
+double PerplexityPanel::runningOf(const std::vector<Sum>& sums, std::size_t byte) const {
   const auto window = static_cast<std::size_t>(m_window->currentData().toInt());
   const std::size_t first = window == 0 || byte + 1 < window ? 0 : byte + 1 - window;
-  const double count = counts[byte + 1] - counts[first];
-  return count > 0 ? (bits[byte + 1] - bits[first]) / count : kNone;
+  const std::uint32_t scored = sums[byte + 1].scored - sums[first].scored;
+  return scored > 0 ? (sums[byte + 1].bits - sums[first].bits) / scored : kNone;
 }
 
 double PerplexityPanel::runningAt(std::size_t byte) const {
-  return byte + 1 < m_bits.size() ? runningOf(m_bits, m_counts, byte) : kNone;
+  return byte + 1 < m_sums.size() ? runningOf(m_sums, byte) : kNone;
 }
 
-/// Graph points have the byte's index as their place, so that only what changed is written.
+double PerplexityPanel::surprisalAt(std::size_t byte) const {
+  const bool known = byte + 1 < m_sums.size() && m_document.isScored(byte);
+  return known ? static_cast<double>(m_document.record(byte).surprisal) : kNone;
+}
+
+/// 1, or so many that no pixel gets more than one point.
+std::size_t PerplexityPanel::bytesPerPoint() const {
+  const double bytes = m_axis.upper() - m_axis.lower();
+  const double pixels = std::max<double>(kLeastPoints, m_plot->axisRect()->width());
+  return static_cast<std::size_t>(std::max(1.0, std::ceil(bytes / pixels)));
+}
+
+/// Writes the points in view. One that stands for several bytes shows the tallest bar among them
+/// and the running mean behind them.
 void PerplexityPanel::refreshCurves() {
-  const std::size_t known = m_bits.size() - 1;
-  for (QCPGraph* graph : {m_bars, m_tallBars, m_running})
-    graph->data()->removeAfter(static_cast<double>(m_curveFrom) + 0.25);
-  for (std::size_t i = m_curveFrom; i < known; ++i) {
-    const double x = static_cast<double>(i) + 0.5;
-    const double bits =
-        m_document.isScored(i) ? static_cast<double>(m_document.record(i).surprisal) : kNone;
-    m_bars->addData(x, bits <= kTallBits ? bits : kNone);
-    m_tallBars->addData(x, bits > kTallBits ? bits : kNone);
-    m_running->addData(x, runningAt(i));
+  const std::size_t step = bytesPerPoint();
+  const auto lower = static_cast<std::size_t>(std::max(0.0, m_axis.lower()));
+  const std::size_t upper =
+      std::min(m_sums.size() - 1, static_cast<std::size_t>(std::ceil(m_axis.upper())) + step);
+  for (QCPGraph* graph : {m_bars, m_tallBars, m_running}) graph->data()->clear();
+  for (std::size_t first = lower / step * step; first < upper; first += step) {
+    const std::size_t last = std::min(first + step, m_sums.size() - 1);
+    const double x = static_cast<double>(first + last) / 2;
+    double tallest = kNone;
+    for (std::size_t i = first; i < last; ++i) tallest = std::fmax(tallest, surprisalAt(i));
+    m_bars->addData(x, tallest <= kTallBits ? tallest : kNone);
+    m_tallBars->addData(x, tallest > kTallBits ? tallest : kNone);
+    m_running->addData(x, runningAt(last - 1));
   }
-  m_curveFrom = known;
 }
 
 void PerplexityPanel::refreshGhost() {
-  if (!m_ghostStale) return;
-  m_ghostStale = false;
+  const bool shown = m_document.hasGhost();
+  m_dismiss->setVisible(shown);
+  m_plot->setChangeMark(shown ? std::optional(m_document.firstChanged()) : std::nullopt);
   m_ghost->data()->clear();
-  m_dismiss->setVisible(m_document.hasGhost());
-  m_plot->setChangeMark(m_document.hasGhost() ? std::optional(m_document.firstChanged())
-                                              : std::nullopt);
-  if (!m_document.hasGhost()) return;
-  std::vector<double> bits(1, 0.0);
-  std::vector<double> counts(1, 0.0);
-  for (std::size_t i = 0; i < m_document.size(); ++i) {
-    const float ghost = m_document.ghost(i);
-    const bool known = !std::isnan(ghost);
-    bits.push_back(bits.back() + (known ? static_cast<double>(ghost) : 0));
-    counts.push_back(counts.back() + (known ? 1 : 0));
-    m_ghost->addData(static_cast<double>(i) + 0.5, known ? runningOf(bits, counts, i) : kNone);
+  if (!shown) return;
+  const std::size_t step = bytesPerPoint();
+  const auto lower = static_cast<std::size_t>(std::max(0.0, m_axis.lower()));
+  const std::size_t upper =
+      std::min(m_ghostSums.size() - 1, static_cast<std::size_t>(std::ceil(m_axis.upper())) + step);
+  for (std::size_t first = lower / step * step; first < upper; first += step) {
+    const std::size_t last = std::min(first + step, m_ghostSums.size() - 1);
+    const bool known = !std::isnan(m_document.ghost(last - 1));
+    m_ghost->addData(static_cast<double>(first + last) / 2,
+                     known ? runningOf(m_ghostSums, last - 1) : kNone);
   }
 }
 
 double PerplexityPanel::tallestShown() const {
   double tallest = 0;
-  for (const QCPGraph* graph : {m_bars, m_tallBars, m_running}) {
-    const auto end = graph->data()->findEnd(m_axis.upper());
-    for (auto point = graph->data()->findBegin(m_axis.lower()); point != end; ++point)
-      if (point->value > tallest) tallest = point->value;
-  }
+  for (const QCPGraph* graph : {m_bars, m_tallBars, m_running})
+    for (const QCPGraphData& point : *graph->data())
+      if (point.value > tallest) tallest = point.value;
   return tallest;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <QSharedPointer>
+#include <cstdint>
 #include <vector>
 
 #include "ui/model/byte_axis.h"
@@ -40,11 +41,20 @@ class PerplexityPanel : public Panel {
   void refresh() override;
 
  private:
+  /// Over the bytes before a place.
+  struct Sum {
+    double bits = 0;
+    std::uint32_t scored = 0;
+    std::uint32_t words = 0;
+  };
+
   void buildGraphs();
   void setScores(std::size_t first, std::size_t last);
   void truncate(std::size_t size);
-  double runningOf(const std::vector<double>& bits, const std::vector<double>& counts,
-                   std::size_t byte) const;
+  double runningOf(const std::vector<Sum>& sums, std::size_t byte) const;
+  double surprisalAt(std::size_t byte) const;
+  std::size_t bytesPerPoint() const;
+  void followGhost();
   void refreshCurves();
   void refreshGhost();
   void refreshLegend();
@@ -64,10 +74,8 @@ class PerplexityPanel : public Panel {
   QCPGraph* m_running = nullptr;
   QCPGraph* m_ghost = nullptr;
   QSharedPointer<QCPAxisTickerFixed> m_ticker;
-  std::vector<double> m_bits;    ///< summed over bytes [0, i)
-  std::vector<double> m_counts;  ///< scored bytes of [0, i)
-  std::size_t m_curveFrom = 0;   ///< first byte whose curves are stale
-  bool m_ghostStale = true;
+  std::vector<Sum> m_sums{1};       ///< [i] over bytes [0, i)
+  std::vector<Sum> m_ghostSums{1};  ///< of the curve before the edit
 };
 
 }  // namespace mb::ui

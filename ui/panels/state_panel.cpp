@@ -139,16 +139,24 @@ std::size_t StatePanel::rows() const {
 }
 
 double StatePanel::valueAt(std::size_t byte, std::size_t row) const {
-  if (!pyramid().isValid(byte) || row >= rows()) return std::numeric_limits<double>::quiet_NaN();
-  return static_cast<double>(pyramid().value(byte, row));
+  const auto value = row < rows() ? pyramid().nearest(byte, row) : std::nullopt;
+  return value ? static_cast<double>(*value) : std::numeric_limits<double>::quiet_NaN();
 }
 
-/// One cell a column of pixels, or a byte when those are wider.
+double StatePanel::bytesInView() const {
+  const double upper = std::min(std::ceil(m_axis.upper()), static_cast<double>(m_document.size()));
+  return std::max(1.0, upper - std::floor(m_axis.lower()));
+}
+
+/// A column of the map shows one byte, or several where there is no room for all.
+double StatePanel::bytesPerColumn() const {
+  return std::max(1.0, bytesInView() / static_cast<double>(kMostColumns));
+}
+
 void StatePanel::fillMap() {
   const double lower = std::floor(m_axis.lower());
-  const double upper = std::min(std::ceil(m_axis.upper()), static_cast<double>(m_document.size()));
-  const double span = std::max(1.0, upper - lower);
-  const auto columns = static_cast<std::size_t>(std::min(span, static_cast<double>(kMostColumns)));
+  const double span = bytesInView();
+  const auto columns = static_cast<std::size_t>(std::round(span / bytesPerColumn()));
   QCPColorMapData& cells = *m_map->data();
   cells.setSize(static_cast<int>(columns), static_cast<int>(std::max<std::size_t>(rows(), 1)));
   const double width = span / static_cast<double>(columns);
@@ -205,10 +213,11 @@ void StatePanel::askForMissing() {
   const auto lower = static_cast<std::size_t>(std::max(0.0, m_axis.lower()));
   const std::size_t upper =
       std::min(static_cast<std::size_t>(std::ceil(m_axis.upper())), m_document.scoredTo());
+  const auto span = static_cast<std::size_t>(bytesPerColumn());
   std::size_t first = lower;
-  while (first < upper && pyramid().isValid(first)) ++first;
+  while (first < upper && pyramid().isKnown(first, span)) ++first;
   std::size_t last = upper;
-  while (last > first && pyramid().isValid(last - 1)) --last;
+  while (last > first && pyramid().isKnown(last - 1, span)) --last;
   // The newest byte has been written, but not read yet: nobody knows its taps.
   if (first + 1 >= last) return;
   const bool asked = m_asked.contains(m_document.revision(), m_traces.layer(), first, last);

@@ -40,7 +40,8 @@ class StatePanel : public Panel {
   void setLayer(std::size_t layer);
   void setViridis(bool viridis);
 
-  /// Value drawn at a byte and row, NaN where nothing is known.
+  /// Value at a byte and row, or the mean of the bytes around it where that is all that is kept;
+  /// NaN where nothing is known.
   double valueAt(std::size_t byte, std::size_t row) const;
   std::size_t rows() const;
 
@@ -56,6 +57,8 @@ class StatePanel : public Panel {
   void buildControls();
   void buildPlot();
   const TracePyramid& pyramid() const;
+  double bytesInView() const;
+  double bytesPerColumn() const;
   void fillMap();
   void easeRange(double low, double high);
   void askForMissing();
