@@ -38,8 +38,9 @@ void DeviceArguments::addTo(CLI::App& command) {
 
 DeviceOptions DeviceArguments::options() const {
   DeviceOptions options;
-  options.kind = device == "auto" ? chooseDevice().kind
-                                  : (device == "cuda" ? DeviceKind::Cuda : DeviceKind::Cpu);
+  options.kind = device == "auto"   ? DeviceKind::Auto
+                 : device == "cuda" ? DeviceKind::Cuda
+                                    : DeviceKind::Cpu;
   options.precision = dtype == "f32" ? WeightPrecision::Float32 : WeightPrecision::BFloat16;
   options.simd = simd;
   options.threads = threads;

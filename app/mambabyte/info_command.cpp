@@ -44,7 +44,13 @@ void printMachine() {
   for (const cpu::SimdLevel& level : cpu::availableSimdLevels())
     levels += (levels.empty() ? "" : ", ") + std::string(level.name);
   std::printf("simd         %s\n", levels.c_str());
-  std::printf("cuda         %s\n", chooseDevice().reason.c_str());
+  const DeviceChoice choice = chooseDevice();
+  if (!choice.hasCuda()) std::printf("cuda         %s\n", choice.reason.c_str());
+  for (const DeviceEntry& device : choice.devices)
+    if (device.kind == DeviceKind::Cuda)
+      std::printf("cuda         %d: %s, %.1f of %.1f GB in use\n", device.cudaDevice,
+                  device.name.c_str(), static_cast<double>(device.memory.used) * 1e-9,
+                  static_cast<double>(device.memory.total) * 1e-9);
 }
 
 int inform(const Arguments& arguments) {

@@ -77,6 +77,7 @@ void addOptions(QCommandLineParser& parser) {
       {"model", tr("Verifier folder"), tr("folder")},
       {"draft", tr("Drafter folder"), tr("folder")},
       {"no-draft", tr("Open the verifier alone")},
+      {"device", tr("auto, cpu or cuda"), tr("device")},
       {"prompt", tr("Text to start with"), tr("text")},
       {"prompt-file", tr("File to start with"), tr("file")},
       {"bytes", tr("Bytes to write"), tr("number")},
@@ -131,6 +132,9 @@ Arguments parseArguments(const QCoreApplication& application) {
   arguments.speculation = word<Speculation>(
       parser, "speculate",
       {{"off", Speculation::Off}, {"exact", Speculation::Exact}, {"topb", Speculation::TopBeta}});
+  arguments.device = word<DeviceKind>(
+      parser, "device",
+      {{"auto", DeviceKind::Auto}, {"cpu", DeviceKind::Cpu}, {"cuda", DeviceKind::Cuda}});
   arguments.theme = word<ui::ThemeMode>(parser, "theme",
                                         {{"system", ui::ThemeMode::System},
                                          {"light", ui::ThemeMode::Light},

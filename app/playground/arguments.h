@@ -5,6 +5,7 @@
 #include <QString>
 #include <optional>
 
+#include "engine/model/devices.h"
 #include "ui/theme/theme.h"
 #include "ui/window/run_settings.h"
 
@@ -17,6 +18,7 @@ struct Arguments {
   QString model;
   QString draft;
   bool noDraft = false;
+  std::optional<DeviceKind> device;
   std::optional<QByteArray> prompt;
   std::optional<std::size_t> bytes;
   std::optional<Speculation> speculation;

@@ -22,6 +22,9 @@ HeadlessRun::HeadlessRun(ui::MainWindow& window, QString screenshot, QObject* pa
     : QObject(parent), m_window(window), m_screenshot(std::move(screenshot)) {
   connect(&window.models(), &ui::ModelChooser::failed, this, &HeadlessRun::fail);
   connect(&window.runs(), &ui::RunController::failed, this, &HeadlessRun::fail);
+  connect(&window.models(), &ui::ModelChooser::deviceGivenUp, this, [](const QString& problem) {
+    std::fprintf(stderr, "mambabyte-playground: %s\n", qPrintable(problem));
+  });
   connect(&window.link(), &ui::EngineLink::ready, this, [this] {
     print(0);
     m_window.runs().generate();

@@ -12,6 +12,7 @@
 #include "kernels/memory.h"
 #include "ui/text/text_panel.h"
 #include "ui/theme/theme.h"
+#include "ui/window/device_menu.h"
 #include "ui/window/main_window.h"
 #include "ui/window/model_chooser.h"
 
@@ -45,6 +46,7 @@ std::unique_ptr<QSettings> openSettings(bool headless) {
 }
 
 void openModels(MainWindow& window, const Arguments& arguments) {
+  if (arguments.device) window.models().deviceMenu().choose(*arguments.device, 0);
   if (arguments.model.isEmpty() && arguments.draft.isEmpty() && !arguments.noDraft)
     return window.openModels();
   mb::ui::ModelChooser& models = window.models();

@@ -108,14 +108,14 @@ BenchmarkResult benchmarkPrefill(const Model& model, double bandwidth,
   const std::vector<Token> tokens = randomTokens(model, options.prefillLength);
   const Samples rate = sample(options, tokens.size(), [&] {
     State state = model.newState();
-    for (std::size_t first = 0; first < tokens.size(); first += runner->maxChunk()) {
-      const std::size_t size = std::min(runner->maxChunk(), tokens.size() - first);
+    for (std::size_t first = 0; first < tokens.size(); first += runner->maxRead()) {
+      const std::size_t size = std::min(runner->maxRead(), tokens.size() - first);
       const bool last = first + size == tokens.size();
       runner->advance(state, state, TokenView(tokens).subspan(first, size),
                       {last ? LogitsWanted::Last : LogitsWanted::None, {}, {}});
     }
   });
-  return resultOf("prefill", model, rate, bandwidth, runner->maxChunk());
+  return resultOf("prefill", model, rate, bandwidth, std::min(runner->maxRead(), tokens.size()));
 }
 
 BenchmarkResult benchmarkVerify(const Model& model, double bandwidth,

@@ -10,6 +10,7 @@
 #include "engine/model/weight_reader.h"
 #include "kernels/cuda/chunk.h"
 #include "kernels/cuda/devices.h"
+#include "kernels/cuda/prefill.h"
 #include "kernels/cuda/taps.h"
 
 namespace mb {
@@ -243,6 +244,11 @@ class Loader {
 
 // ---- running
 
+/// Memory for the activations of long texts: bounded by what the weights take, or small.
+std::size_t prefillBudget(const cuda::DeviceWeights& weights) {
+  return weights.bytes() / 20 + (40u << 20);
+}
+
 class CudaRunner : public Runner {
  public:
   CudaRunner(std::shared_ptr<const cuda::DeviceWeights> weights, const ModelConfig& config,
@@ -251,14 +257,16 @@ class CudaRunner : public Runner {
         m_config(config),
         m_device(device),
         m_most(cuda::mostTokens(*m_weights)),
+        m_mostRead(cuda::Prefill::mostTokens(*m_weights, prefillBudget(*m_weights))),
         m_workspace(*m_weights, m_most) {}
 
   std::size_t maxChunk() const override { return m_most; }
+  std::size_t maxRead() const override { return std::max<std::size_t>(m_most, m_mostRead); }
 
   void advance(const State& from, State& to, TokenView tokens,
                const ChunkRequest& request) override {
     assert(from.shape() == StateShape(m_config) && to.shape() == from.shape());
-    checkChunk(m_config, tokens, m_most);
+    checkChunk(m_config, tokens, maxRead());
     if (request.stop.stop_requested()) throw Stopped();
     m_lastCount = tokens.size();
     m_lastLogits = request.logits;
@@ -267,12 +275,14 @@ class CudaRunner : public Runner {
       if (&from != &to) to = from;
       return;
     }
-    onDevice(m_device, [&] { run(from, to, tokens, request); });
+    onDevice(m_device, [&] {
+      tokens.size() <= m_most ? run(from, to, tokens, request) : read(from, to, tokens, request);
+    });
     to.setPosition(from.position() + tokens.size());
   }
 
   void rewind(const State& from, State& to, std::size_t kept) override {
-    assert(kept <= m_lastCount && &from != &to);
+    assert(kept <= m_lastCount && m_lastCount <= m_most && &from != &to);
     if (kept == 0) {
       to = from;
       return;
@@ -288,6 +298,10 @@ class CudaRunner : public Runner {
 
   std::span<const float> logits(std::size_t index) const override {
     assert(m_lastLogits != LogitsWanted::None && m_lastCount > 0);
+    if (m_lastCount > m_most) {
+      if (m_lastLogits == LogitsWanted::Last) index = 0;
+      return {m_prefill->logits() + index * m_config.vocabSize, m_config.vocabSize};
+    }
     if (m_lastLogits == LogitsWanted::Last) index = m_lastCount - 1;
     return {m_workspace.logits.data() + index * m_config.vocabSize, m_config.vocabSize};
   }
@@ -307,6 +321,18 @@ class CudaRunner : public Runner {
     if (chunk.taps) fetchTaps(request.taps, count);
     m_stream.wait();
     if (chunk.taps) keepTaps(request.taps, count);
+  }
+
+  void read(const State& from, State& to, TokenView tokens, const ChunkRequest& request) {
+    using Logits = cuda::Prefill::Logits;
+    if (!m_prefill) m_prefill = std::make_unique<cuda::Prefill>(*m_weights, m_mostRead);
+    cuda::Prefill::Run run{.tokens = tokens, .stateIn = readable(m_device, from)};
+    run.stateOut = writable(m_device, to);
+    run.logits = request.logits == LogitsWanted::None   ? Logits::None
+                 : request.logits == LogitsWanted::Last ? Logits::Last
+                                                        : Logits::All;
+    m_prefill->run(run, m_stream);
+    m_stream.wait();
   }
 
   void reserveTaps() {
@@ -347,8 +373,10 @@ class CudaRunner : public Runner {
   const ModelConfig& m_config;
   int m_device;
   std::uint32_t m_most;
+  std::uint32_t m_mostRead;
   cuda::Stream m_stream;
   cuda::Workspace m_workspace;
+  std::unique_ptr<cuda::Prefill> m_prefill;  ///< since a text was first read with it
   DeviceArray<float> m_tapMeans;
   PinnedArray<float> m_hostTaps;
   std::size_t m_lastCount = 0;

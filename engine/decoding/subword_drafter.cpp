@@ -114,7 +114,7 @@ void SubwordDrafter::read(TokenView tokens, std::stop_token stop) {
   request.logits = LogitsWanted::Last;
   request.stop = stop;
   while (!tokens.empty()) {
-    const TokenView chunk = tokens.first(std::min(tokens.size(), m_runner->maxChunk()));
+    const TokenView chunk = tokens.first(std::min(tokens.size(), m_runner->maxRead()));
     m_runner->advance(base.state, base.state, chunk, request);
     tokens = tokens.subspan(chunk.size());
   }

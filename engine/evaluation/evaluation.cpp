@@ -90,7 +90,7 @@ Evaluation evaluate(const Model& model, const Tokenizer* tokenizer, ByteView tex
   Cursor cursor(model, *runner);
   SurprisalSum sum;
   for (std::size_t first = 0; first < tokens.size();) {
-    const std::size_t size = std::min(runner->maxChunk(), tokens.size() - first);
+    const std::size_t size = std::min(runner->maxRead(), tokens.size() - first);
     cursor.look(TokenView(tokens).subspan(first, size), {LogitsWanted::All, {}, stop});
     for (std::size_t i = first == 0 ? 1 : 0; i < size; ++i)
       sum.add(surprisalBits(cursor.expected(i), tokens[first + i]), lengthOf(tokens[first + i]));

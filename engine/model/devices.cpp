@@ -8,20 +8,26 @@
 #ifdef MB_HAVE_CUDA
 #include "engine/cuda/cuda_model.h"
 #include "kernels/cuda/devices.h"
+#include "kernels/cuda/memory.h"
 #endif
 
 namespace mb {
 
 DeviceChoice chooseDevice() {
   DeviceChoice choice;
+  choice.devices.push_back({DeviceKind::Cpu, 0, "CPU", {}});
 #ifdef MB_HAVE_CUDA
   const cuda::DeviceList list = cuda::listDevices();
   for (const cuda::DeviceDescription& device : list.devices)
-    choice.cudaDevices.push_back(device.name);
-  if (list.devices.empty()) {
-    choice.reason = "no CUDA device found (" + list.problem + ")";
+    choice.devices.push_back({DeviceKind::Cuda,
+                              device.index,
+                              device.name,
+                              {device.totalBytes - device.freeBytes, device.totalBytes}});
+  if (choice.hasCuda()) {
+    choice.kind = DeviceKind::Cuda;
+    choice.reason = "the first CUDA device";
   } else {
-    choice.reason = list.devices.front().name + " found, used when asked for";
+    choice.reason = "no CUDA device found (" + list.problem + ")";
   }
 #else
   choice.reason = "built without CUDA";
@@ -29,22 +35,49 @@ DeviceChoice chooseDevice() {
   return choice;
 }
 
+std::optional<DeviceMemory> memoryOfCudaDevice(int index) {
+#ifdef MB_HAVE_CUDA
+  try {
+    const cuda::DeviceDescription device = cuda::describeDevice(index);
+    return DeviceMemory{device.totalBytes - device.freeBytes, device.totalBytes};
+  } catch (const cuda::CudaError&) {
+    return std::nullopt;
+  }
+#else
+  static_cast<void>(index);
+  return std::nullopt;
+#endif
+}
+
 ModelLoader::ModelLoader(const DeviceOptions& options) : m_options(options) {
-  if (options.kind == DeviceKind::Cuda && chooseDevice().cudaDevices.empty())
-    throw DeviceError("CUDA is not usable here: " + chooseDevice().reason);
+  const DeviceChoice choice = chooseDevice();
+  if (options.kind == DeviceKind::Cuda && !choice.hasCuda())
+    throw DeviceError("CUDA is not usable here: " + choice.reason);
+  m_reason = options.kind == DeviceKind::Auto || !choice.hasCuda() ? choice.reason : "as chosen";
+  if (options.kind == DeviceKind::Auto) {
+    m_chosen = true;
+    m_options.kind = choice.kind;
+    if (choice.hasCuda()) m_options.cudaDevice = choice.devices[1].cudaDevice;
+  }
   m_pool = std::make_shared<cpu::ThreadPool>(options.threads);
 }
 
-std::shared_ptr<const Model> ModelLoader::build(const WeightSource& source, ModelInfo info,
+std::shared_ptr<const Model> ModelLoader::build(const WeightSource& source, const ModelInfo& info,
                                                 std::stop_token stop) const {
 #ifdef MB_HAVE_CUDA
   if (m_options.kind == DeviceKind::Cuda) {
-    return std::make_shared<const CudaModel>(source, std::move(info), m_options.precision,
-                                             m_options.cudaDevice, stop);
+    try {
+      return std::make_shared<const CudaModel>(source, info, m_options.precision,
+                                               m_options.cudaDevice, stop);
+    } catch (const DeviceError& error) {
+      if (!m_chosen) throw;
+      m_options.kind = DeviceKind::Cpu;
+      m_reason = error.what();
+    }
   }
 #endif
   const CpuOptions options{m_options.precision, m_options.simd};
-  return std::make_shared<const CpuModel>(source, std::move(info), options, m_pool, stop);
+  return std::make_shared<const CpuModel>(source, info, options, m_pool, stop);
 }
 
 std::shared_ptr<const Model> ModelLoader::open(const std::filesystem::path& folder,
@@ -56,7 +89,7 @@ std::shared_ptr<const Model> ModelLoader::open(const std::filesystem::path& fold
   info.files = checkpoint.weightFiles();
   info.tokenizer = checkpoint.tokenizerFile();
   info.storedType = nameOf(checkpoint.storedType());
-  return build(checkpoint, std::move(info), stop);
+  return build(checkpoint, info, stop);
 }
 
 double ModelLoader::measureMemoryBandwidth() const {
@@ -75,7 +108,7 @@ std::shared_ptr<const Model> ModelLoader::openShape(const std::string& name,
   ModelInfo info;
   info.name = name + " (random weights)";
   info.storedType = "none";
-  return build(RandomWeights(*config, 1), std::move(info), stop);
+  return build(RandomWeights(*config, 1), info, stop);
 }
 
 }  // namespace mb

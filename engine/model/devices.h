@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <stop_token>
 #include <string>
 #include <vector>
@@ -13,7 +14,8 @@
 
 namespace mb {
 
-enum class DeviceKind : std::uint8_t { Cpu, Cuda };
+/// Auto: the first usable CUDA device, or the CPU.
+enum class DeviceKind : std::uint8_t { Cpu, Cuda, Auto };
 
 struct DeviceOptions {
   DeviceKind kind = DeviceKind::Cpu;
@@ -23,16 +25,32 @@ struct DeviceOptions {
   std::size_t threads = 0;  ///< CPU threads; 0 takes all
 };
 
-/// The devices of this machine and the reason for the one chosen, for the status bar.
-struct DeviceChoice {
-  DeviceKind kind = DeviceKind::Cpu;
-  std::string reason;                    ///< "no CUDA device found (…)", or the name of the first
-  std::vector<std::string> cudaDevices;  ///< names of usable CUDA devices
+struct DeviceMemory {
+  std::size_t used = 0;  ///< by every program
+  std::size_t total = 0;
 };
 
-/// Looks for CUDA devices. The CPU is chosen all the same, until the CUDA engine has shown in every
-/// shape that it is right; it runs when asked for by name.
+/// A processor that models can run on.
+struct DeviceEntry {
+  DeviceKind kind = DeviceKind::Cpu;
+  int cudaDevice = 0;
+  std::string name;     ///< "CPU", or as CUDA names it
+  DeviceMemory memory;  ///< zero for the CPU
+};
+
+/// What this machine has to offer.
+struct DeviceChoice {
+  DeviceKind kind = DeviceKind::Cpu;  ///< what Auto takes
+  std::string reason;                 ///< "no CUDA device found (…)", or which was
+  std::vector<DeviceEntry> devices;   ///< the CPU, then usable CUDA devices
+
+  bool hasCuda() const { return devices.size() > 1; }
+};
+
 DeviceChoice chooseDevice();
+
+/// Nothing when the device does not answer.
+std::optional<DeviceMemory> memoryOfCudaDevice(int index);
 
 /// Opens models on one device. The models share the device's threads, so that their runners must
 /// not run at the same time.
@@ -41,7 +59,13 @@ class ModelLoader {
   /// Throws DeviceError when the device asked for is not usable.
   explicit ModelLoader(const DeviceOptions& options);
 
-  /// Throws FileError, FormatError, DeviceError or Stopped.
+  /// What models are opened on; never Auto.
+  DeviceKind kind() const { return m_options.kind; }
+  /// Why that, for people.
+  const std::string& reason() const { return m_reason; }
+
+  /// Throws FileError, FormatError, DeviceError or Stopped. A device that Auto chose and that fails
+  /// is replaced by the CPU, for this model and later ones.
   std::shared_ptr<const Model> open(const std::filesystem::path& folder,
                                     std::stop_token stop = {}) const;
   /// A model of a named shape with random weights. Throws RequestError for an unknown name.
@@ -52,10 +76,12 @@ class ModelLoader {
   double measureMemoryBandwidth() const;
 
  private:
-  std::shared_ptr<const Model> build(const WeightSource& source, ModelInfo info,
+  std::shared_ptr<const Model> build(const WeightSource& source, const ModelInfo& info,
                                      std::stop_token stop) const;
 
-  DeviceOptions m_options;
+  mutable DeviceOptions m_options;
+  bool m_chosen = false;  ///< by Auto
+  mutable std::string m_reason;
   std::shared_ptr<cpu::ThreadPool> m_pool;
 };
 

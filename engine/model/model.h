@@ -41,12 +41,15 @@ class Runner {
  public:
   virtual ~Runner() = default;
 
-  /// Most tokens one call may carry.
+  /// Most tokens of a chunk: of a call that gives bit for bit what its tokens one by one give.
   virtual std::size_t maxChunk() const = 0;
+  /// Most tokens of any call. Those longer than a chunk are for reading texts: they are fast, but
+  /// may round differently, report no taps and cannot be rewound.
+  virtual std::size_t maxRead() const { return maxChunk(); }
 
   /// Sets `to` to the state after `tokens` from `from`. `from` and `to` have the model's shape;
   /// they may be the same object, but then rewind() is not possible afterwards. n tokens in one
-  /// call give bit for bit the states and logits of n calls with one token. Throws Stopped when
+  /// chunk give bit for bit the states and logits of n calls with one token. Throws Stopped when
   /// request.stop is triggered, at the latest after one layer; `to` is then unspecified. Throws
   /// RequestError for a token outside the vocabulary.
   virtual void advance(const State& from, State& to, TokenView tokens,

@@ -88,10 +88,33 @@ void Session::replace(std::size_t at, std::size_t removed, ByteView inserted,
   }
 }
 
+void Session::takeOver(const Session& other) {
+  m_text = other.m_text;
+  m_origins = other.m_origins;
+  m_scored = other.m_scored;
+  m_editedAt = other.m_editedAt;
+  m_rounds = other.m_rounds;
+  m_taps = other.m_taps;
+  m_snapshots = SnapshotStore(m_cursor.state().bytes());
+  m_cursor.restart();
+  const Snapshot* newest = other.m_snapshots.nearest(m_text.size());
+  if (!newest) return;
+  try {
+    Snapshot onHost{m_verifier->newState(), newest->logits};
+    std::ranges::copy(newest->state.values(), onHost.state.values().begin());
+    onHost.state.setPosition(newest->state.position());
+    m_cursor.restart(onHost);
+    m_snapshots.add(std::move(onHost));
+  } catch (const DeviceError&) {
+    // it keeps its states to itself
+  }
+}
+
 /// Chunks end where the last edit was, to leave an anchor there, and start small behind it.
 std::size_t Session::nextChunk() const {
   const std::size_t position = static_cast<std::size_t>(m_cursor.position());
-  std::size_t size = std::min(m_runner->maxChunk(), m_text.size() - position);
+  const std::size_t most = m_taps.enabled ? m_runner->maxChunk() : m_runner->maxRead();
+  std::size_t size = std::min(most, m_text.size() - position);
   if (position < m_editedAt) size = std::min<std::size_t>(size, m_editedAt - position);
   if (position == m_editedAt) size = std::min(size, kFirstPass);
   return size;
@@ -170,7 +193,7 @@ Cursor Session::cursorAt(std::size_t position, std::stop_token stop) {
   ChunkRequest plain{LogitsWanted::All, {}, std::move(stop)};
   while (cursor.position() < position) {
     const std::size_t first = static_cast<std::size_t>(cursor.position());
-    const std::size_t size = std::min(m_runner->maxChunk(), position - first);
+    const std::size_t size = std::min(m_runner->maxRead(), position - first);
     cursor.read(toTokens(ByteView(m_text).subspan(first, size)), plain);
   }
   return cursor;

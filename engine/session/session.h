@@ -50,6 +50,11 @@ class Session : private GenerationSink {
   void replace(std::size_t at, std::size_t removed, ByteView inserted,
                std::span<const Origin> origins);
 
+  /// Becomes a session on the same text as `other`, which ran on a device that failed: with its
+  /// scores, and from its newest snapshot that the device still hands out, or from the beginning.
+  /// Needs models of the same shapes.
+  void takeOver(const Session& other);
+
   /// What later calls observe while they read.
   void setTaps(const TapRequest& taps) { m_taps = taps; }
 

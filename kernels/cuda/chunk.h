@@ -10,62 +10,13 @@
 #include <vector>
 
 #include "kernels/cuda/memory.h"
-#include "kernels/cuda/work_plan.h"
+#include "kernels/cuda/weights.h"
 
 namespace mb::cuda {
 
 inline constexpr std::uint32_t kMostTokens = 32;  ///< of one chunk
 inline constexpr std::uint32_t kMostStates = 64;  ///< n that the scan takes
 inline constexpr std::uint32_t kMostTaps = 9;     ///< k that the convolution takes
-
-/// Offsets into one layer's float parameters that every block reads. Channels are padded to 16; A
-/// lies in blocks of 16 channels as on the host.
-struct ParameterLayout {
-  explicit ParameterLayout(const Dimensions& dimensions);
-
-  std::uint32_t paddedModel;  ///< d, padded to 16
-  std::uint32_t paddedInner;  ///< e, padded to 16
-  std::uint32_t norm;         ///< [d]
-  std::uint32_t outBias;      ///< [d]
-  std::uint32_t decay;        ///< A · log2(e), [e / 16][n][16], for replay
-  std::uint32_t layerSize;
-};
-
-/// The parameters of one layer's channels, e values each.
-struct ChannelParameters {
-  /// [2][e]: u, z; or empty. For LayerNorm W_in times the norm's bias is added.
-  std::vector<float> inBias;
-  std::vector<float> conv;      ///< [e][k]
-  std::vector<float> convBias;  ///< or empty
-  std::vector<float> dtBias;
-  std::vector<float> skip;   ///< D
-  std::vector<float> decay;  ///< A · log2(e), [e][n]
-};
-
-/// Weights of one model on one device.
-struct DeviceWeights {
-  DeviceWeights(const Dimensions& dimensions, std::uint32_t blocks);
-
-  WorkPlan plan;
-  ParameterLayout layout;
-  bool layerNorm = false;
-  bool outBias = false;  ///< out_proj has a bias
-  float epsilon = 0;
-  DeviceArray<uint4> tiles;              ///< in the order of the plan
-  DeviceArray<BlockPlan> blocks;         ///< the plan
-  DeviceArray<float> parameters;         ///< [L][layerSize], then the final norm
-  DeviceArray<float> headBias;           ///< [V] for LayerNorm: W_head times the norm's bias
-  DeviceArray<std::uint16_t> embedding;  ///< [planes][V][d] bfloat16, high part first; d padded
-
-  std::size_t bytes() const;
-};
-
-/// Packs one matrix, given row-major as float32 in device memory, into its tiles.
-void packTiles(DeviceWeights& weights, Matrix matrix, std::uint32_t layer, const float* values,
-               std::uint32_t columns, cudaStream_t stream);
-
-/// Puts the parameters of a layer's channels into the blocks' records.
-void packRecords(DeviceWeights& weights, std::uint32_t layer, const ChannelParameters& channels);
 
 /// How a kernel for chunks of some size is launched.
 struct LaunchShape {

@@ -8,6 +8,8 @@ namespace mb::cuda {
 
 namespace {
 
+constexpr int kLeastCapability = 75;
+
 __global__ void readKernel(const uint4* values, std::size_t count, std::uint32_t* sink) {
   const std::size_t step = static_cast<std::size_t>(gridDim.x) * blockDim.x;
   std::uint32_t sum = 0;
@@ -56,7 +58,12 @@ DeviceList listDevices() {
   }
   for (int index = 0; index < count; ++index) {
     try {
-      list.devices.push_back(describeDevice(index));
+      DeviceDescription device = describeDevice(index);
+      if (10 * device.major + device.minor >= kLeastCapability)
+        list.devices.push_back(std::move(device));
+      else
+        list.problem = device.name + " has compute capability " + std::to_string(device.major) +
+                       "." + std::to_string(device.minor) + ", 7.5 is needed";
     } catch (const CudaError& error) {
       list.problem = error.what();
     }
@@ -68,6 +75,7 @@ DeviceDescription describeDevice(int index) {
   cudaDeviceProp properties;
   check(cudaGetDeviceProperties(&properties, index), "cudaGetDeviceProperties");
   DeviceDescription device{
+      .index = index,
       .name = properties.name,
       .major = properties.major,
       .minor = properties.minor,

@@ -9,6 +9,7 @@
 namespace mb::cuda {
 
 struct DeviceDescription {
+  int index = 0;
   std::string name;
   int major = 0;  ///< compute capability
   int minor = 0;
@@ -18,7 +19,7 @@ struct DeviceDescription {
 };
 
 struct DeviceList {
-  std::vector<DeviceDescription> devices;
+  std::vector<DeviceDescription> devices;  ///< that the kernels run on
   std::string problem;  ///< why there are none, in CUDA's words
 };
 

@@ -149,6 +149,7 @@ std::vector<TileRow> WorkPlan::tileRows(Matrix matrix, std::uint32_t layer) cons
       for (std::size_t i = 0; i < count; ++i) {
         rows[first + i].firstTile = at + i;
         rows[first + i].stride = static_cast<std::uint32_t>(count);
+        rows[first + i].layerTiles = block.layerTiles;
       }
       at += count * rows[first].columnTiles * m_dimensions.planes;
     }

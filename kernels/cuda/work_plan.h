@@ -60,7 +60,8 @@ struct BlockPlan {
 /// One tile row of a packed matrix: where its tiles go, and which weights they take.
 struct TileRow {
   std::uint64_t firstTile = 0;
-  std::uint32_t stride = 0;  ///< tiles from one column tile and plane to the next
+  std::uint32_t stride = 0;      ///< tiles from one column tile and plane to the next
+  std::uint32_t layerTiles = 0;  ///< tiles from one layer to the next
   std::uint32_t columnTiles = 0;
   std::uint32_t columnBegin = 0;      ///< column of the matrix at the first tile
   std::uint32_t columnEnd = 0;        ///< columns from here on are zero

@@ -18,7 +18,8 @@ if(CMAKE_CUDA_COMPILER)
   endif()
   find_package(CUDAToolkit QUIET)
 endif()
-if(CMAKE_CUDA_COMPILER AND CUDAToolkit_VERSION VERSION_GREATER_EQUAL 12)  # the first with C++20
+if(CMAKE_CUDA_COMPILER AND TARGET CUDA::cublas
+    AND CUDAToolkit_VERSION VERSION_GREATER_EQUAL 12)  # the first with C++20
   set(CMAKE_CUDA_ARCHITECTURES ${MB_CUDA_ARCHITECTURES})
   enable_language(CUDA)
   if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25 does not know that nvcc has C++20
@@ -28,7 +29,7 @@ if(CMAKE_CUDA_COMPILER AND CUDAToolkit_VERSION VERSION_GREATER_EQUAL 12)  # the 
   set(MB_HAVE_CUDA ON)
   message(STATUS "CUDA: ${CMAKE_CUDA_COMPILER} for ${MB_CUDA_ARCHITECTURES}")
 elseif(MB_CUDA STREQUAL "ON")
-  message(FATAL_ERROR "MB_CUDA is ON, but no nvcc of CUDA 12 or newer was found")
+  message(FATAL_ERROR "MB_CUDA is ON, but no nvcc of CUDA 12 or newer with cuBLAS was found")
 else()
-  message(STATUS "CUDA: no nvcc of CUDA 12 or newer found, building for the CPU only")
+  message(STATUS "CUDA: no nvcc of CUDA 12 or newer with cuBLAS found, building for the CPU only")
 endif()

@@ -513,7 +513,7 @@ class CliTest : public QObject {
   }
 
   void cudaWithoutAGpuFailsWithTheReason() {
-    if (!chooseDevice().cudaDevices.empty()) QSKIP("this machine has a CUDA device");
+    if (chooseDevice().hasCuda()) QSKIP("this machine has a CUDA device");
     const Result result = run({"generate", "--prompt", "a", "--device", "cuda"});
     QCOMPARE(result.status, kFailed);
     QVERIFY2(isOneLine(result.err) && result.err.contains("CUDA"), result.err);

@@ -43,8 +43,7 @@ std::vector<std::vector<float>> readAll(const Model& model, TokenView tokens, St
 
 Bytes excerpt(std::size_t offset, std::size_t size) {
   const std::string text = readFile(std::filesystem::path(MB_TEST_DATA) / "books-test-excerpt.txt");
-  const std::string part = text.substr(offset, size);
-  return {part.begin(), part.end()};
+  return toBytes(std::string_view(text).substr(offset, size));
 }
 
 void addGoldens() {
@@ -61,7 +60,7 @@ class CudaTest : public QObject {
  private slots:
   void initTestCase() {
     const DeviceChoice choice = chooseDevice();
-    if (choice.cudaDevices.empty()) QSKIP(choice.reason.c_str());
+    if (!choice.hasCuda()) QSKIP(choice.reason.c_str());
     const ModelLoader cuda = loader(DeviceKind::Cuda);
     m_verifier = cuda.open(bundledFolder("books"));
     m_drafter = openDrafter(cuda, bundledFolder("books-draft"), {});
@@ -140,6 +139,58 @@ class CudaTest : public QObject {
       runner->rewind(start, rewound, kept);
       QVERIFY2(std::ranges::equal(rewound.values(), states[kept].values()),
                qPrintable(QString("rewound to %1").arg(kept)));
+    }
+  }
+
+  void aLongReadAgreesWithItsChunks_data() {
+    QTest::addColumn<QString>("golden");
+    QTest::addColumn<bool>("rounded");
+    std::vector<std::string> names = goldenNames();
+    names.emplace_back("books");
+    for (const std::string& name : names) {
+      for (const bool rounded : {false, true})
+        QTest::addRow("%s, %s", name.c_str(), rounded ? "bf16" : "f32")
+            << QString::fromStdString(name) << rounded;
+    }
+  }
+  void aLongReadAgreesWithItsChunks() {
+    QFETCH(QString, golden);
+    QFETCH(bool, rounded);
+    const auto precision = rounded ? WeightPrecision::BFloat16 : WeightPrecision::Float32;
+    const auto model =
+        loader(DeviceKind::Cuda, precision)
+            .open(golden == "books" ? bundledFolder("books") : goldenFolder(golden.toStdString()));
+    const double tolerance = rounded ? 8e-2 : kTolerance;
+    const auto runner = model->newRunner();
+    QVERIFY(runner->maxRead() >= 256);
+    Random random(5);
+    const State start = randomState(*model, random);
+    for (const std::size_t count : {33u, 64u, 201u, 256u, 1500u}) {
+      if (count > runner->maxRead()) continue;
+      const std::vector<Token> tokens = random.tokens(count, model->config().vocabSize);
+      State expected = start;
+      const auto logits = readAll(*model, tokens, expected, 32);
+      State state = start;
+      runner->advance(state, state, tokens, {});  // ends where it began
+      QCOMPARE(state.position(), start.position() + count);
+      const double error = relativeError(state.values(), expected.values());
+      QVERIFY2(error < tolerance, qPrintable(QString("state after %1: %2").arg(count).arg(error)));
+      std::vector<float> got, wanted;
+      for (std::size_t i = 0; i < count; ++i) {
+        std::ranges::copy(runner->logits(i), std::back_inserter(got));
+        std::ranges::copy(logits[i], std::back_inserter(wanted));
+      }
+      const double off = relativeError(got, wanted);
+      QVERIFY2(off < tolerance, qPrintable(QString("logits of %1: %2").arg(count).arg(off)));
+      const auto last = copyOf(runner->logits(count - 1));
+      State again = model->newState();
+      runner->advance(start, again, tokens, {LogitsWanted::Last, {}, {}});
+      QVERIFY(std::ranges::equal(again.values(), state.values()));
+      QVERIFY(relativeError(runner->logits(0), last) < 1e-5);
+      runner->advance(start, again, TokenView(tokens).first(5), {});
+      State stepped = start;
+      QVERIFY(copyOf(runner->logits(4)) ==
+              readAll(*model, TokenView(tokens).first(5), stepped, 1).back());
     }
   }
 

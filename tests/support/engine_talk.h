@@ -15,7 +15,9 @@ namespace mb::test {
 /// the newest is dropped.
 class EngineTalk {
  public:
-  EngineTalk() { m_worker.start(); }
+  explicit EngineTalk(ui::OpenModels open = ui::openModels) : m_worker(std::move(open)) {
+    m_worker.start();
+  }
 
   ui::EngineWorker& worker() { return m_worker; }
 
@@ -40,8 +42,10 @@ class EngineTalk {
     return heard.records.size() == text.size() && next && next->position == text.size();
   }
 
-  void load(const std::filesystem::path& verifier, const std::filesystem::path& drafter = {}) {
+  void load(const std::filesystem::path& verifier, const std::filesystem::path& drafter = {},
+            DeviceKind kind = DeviceKind::Cpu) {
     DeviceOptions device;
+    device.kind = kind;
     device.threads = 2;
     m_worker.post(ui::LoadModels{verifier, drafter, device});
   }

@@ -65,6 +65,7 @@ void EngineLink::tick() {
   const Batch batch = m_worker->take();
   m_activity = batch.activity;
   m_snapshots = batch.snapshots;
+  m_deviceMemory = batch.deviceMemory;
   if (batch.revision == m_document.revision()) apply(batch);
   for (const Event& event : batch.events) announce(event);
   const bool quiet = batch.isEmpty() && !batch.activity;
@@ -89,6 +90,8 @@ void EngineLink::announce(const Event& event) {
     emit modelsLoaded(*loaded);
     m_document.invalidateScores();
     emit ready();
+  } else if (const auto* lost = std::get_if<DeviceLost>(&event)) {
+    emit deviceLost(*lost);
   } else if (const auto* failed = std::get_if<TaskFailed>(&event)) {
     emit taskFailed(failed->task, QString::fromStdString(failed->problem));
   } else if (const auto* run = std::get_if<RunFinished>(&event)) {

@@ -33,9 +33,11 @@ class EngineLink : public QObject {
 
   const std::optional<Activity>& activity() const { return m_activity; }
   std::size_t snapshots() const { return m_snapshots; }
+  const std::optional<DeviceMemory>& deviceMemory() const { return m_deviceMemory; }
 
  signals:
   void modelsLoaded(const mb::ui::ModelsLoaded& models);
+  void deviceLost(const mb::ui::DeviceLost& lost);
   /// The engine has new models and the text; it can generate.
   void ready();
   /// `problem` is empty when the task was stopped on purpose.
@@ -59,6 +61,7 @@ class EngineLink : public QObject {
   int m_cost = 0;  ///< milliseconds that the last look and its repaints took
   std::optional<Activity> m_activity;
   std::size_t m_snapshots = 0;
+  std::optional<DeviceMemory> m_deviceMemory;
 };
 
 }  // namespace mb::ui

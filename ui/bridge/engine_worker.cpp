@@ -4,7 +4,6 @@
 #include <chrono>
 
 #include "engine/checkpoint/checkpoint.h"
-#include "engine/decoding/subword_drafter.h"
 #include "engine/error.h"
 
 namespace mb::ui {
@@ -17,6 +16,8 @@ constexpr std::size_t kMostWaitingRecords = 1 << 18;
 constexpr std::size_t kScoreSlice = 512;
 /// Bytes observed before an interruption can no longer lose them.
 constexpr std::size_t kObserveSlice = 1024;
+/// The memory of a CUDA device is asked for no more often.
+constexpr std::chrono::seconds kMemoryAge(1);
 
 bool interrupts(const Command& command) {
   return std::holds_alternative<LoadModels>(command) || std::holds_alternative<EditText>(command) ||
@@ -55,7 +56,32 @@ class EngineWorker::Listener : public SessionListener {
   EngineWorker& m_worker;
 };
 
-EngineWorker::EngineWorker(QObject* parent) : QThread(parent) {
+/// A device that fails while it opens a model gives way to the CPU.
+OpenedModels openModels(const LoadModels& command, std::stop_token stop) {
+  const auto openOn = [&](const DeviceOptions& device) {
+    const ModelLoader loader(device);
+    OpenedModels opened;
+    opened.verifier = loader.open(command.verifier, stop);
+    if (!command.drafter.empty()) opened.drafter = openDrafter(loader, command.drafter, stop);
+    opened.device = loader.kind();
+    opened.cudaDevice = device.cudaDevice;
+    opened.reason = loader.reason();
+    return opened;
+  };
+  try {
+    return openOn(command.device);
+  } catch (const DeviceError& error) {
+    if (command.device.kind == DeviceKind::Cpu) throw;
+    DeviceOptions instead = command.device;
+    instead.kind = DeviceKind::Cpu;
+    OpenedModels opened = openOn(instead);
+    opened.reason = error.what();
+    return opened;
+  }
+}
+
+EngineWorker::EngineWorker(OpenModels open, QObject* parent)
+    : QThread(parent), m_open(std::move(open)) {
   setObjectName(QStringLiteral("engine"));
 }
 
@@ -115,6 +141,7 @@ Batch EngineWorker::take() {
     m_batch.revision = batch.revision;
     m_batch.activity = batch.activity;
     m_batch.snapshots = batch.snapshots;
+    m_batch.deviceMemory = batch.deviceMemory;
   }
   m_wake.notify_all();
   return batch;
@@ -161,24 +188,42 @@ void EngineWorker::publish(Event event) {
 }
 
 void EngineWorker::setActivity(std::optional<Activity> activity) {
+  std::optional<DeviceMemory> memory;
+  const auto now = std::chrono::steady_clock::now();
+  const bool askForMemory = m_models.device == DeviceKind::Cuda && now > m_memoryRead + kMemoryAge;
+  if (askForMemory) {
+    m_memoryRead = now;
+    memory = memoryOfCudaDevice(m_models.cudaDevice);
+  }
   const std::lock_guard lock(m_mutex);
   m_batch.activity = activity;
   m_batch.snapshots = m_session ? m_session->snapshotCount() : 0;
+  if (askForMemory || m_models.device != DeviceKind::Cuda) m_batch.deviceMemory = memory;
+}
+
+ModelsLoaded EngineWorker::describe(const OpenedModels& models) const {
+  ModelsLoaded loaded;
+  loaded.verifier = described(*models.verifier);
+  if (models.drafter) loaded.drafter = described(models.drafter->model());
+  loaded.device = models.device;
+  loaded.cudaDevice = models.cudaDevice;
+  loaded.deviceReason = models.reason;
+  loaded.devices = chooseDevice().devices;
+  return loaded;
 }
 
 /// The new session starts with an empty text; the window sends its own when it hears of the models.
 void EngineWorker::perform(const LoadModels& command, std::stop_token stop) {
   setActivity(Activity{Task::Load, 0, 0});
   try {
-    const ModelLoader loader(command.device);
-    const auto verifier = loader.open(command.verifier, stop);
-    const auto drafter =
-        command.drafter.empty() ? nullptr : openDrafter(loader, command.drafter, stop);
-    auto session = std::make_unique<Session>(verifier, drafter);
+    OpenedModels models = m_open(command, stop);
+    auto session = std::make_unique<Session>(models.verifier, models.drafter);
     session->setTaps(m_taps);
-    ModelsLoaded loaded{described(*verifier), std::nullopt, chooseDevice().reason};
-    if (drafter) loaded.drafter = described(drafter->model());
+    ModelsLoaded loaded = describe(models);
     m_session = std::move(session);
+    m_models = std::move(models);
+    m_loaded = command;
+    m_memoryRead = {};
     m_hasText = false;
     m_upToDate = true;
     publish(std::move(loaded));
@@ -187,6 +232,25 @@ void EngineWorker::perform(const LoadModels& command, std::stop_token stop) {
   } catch (const std::exception& error) {
     publish(TaskFailed{Task::Load, error.what()});
   }
+}
+
+/// After a device failed: the same models and text on the CPU. False when that fails too, or the
+/// CPU it was.
+bool EngineWorker::moveToCpu(const std::string& problem, std::stop_token stop) {
+  if (m_models.device == DeviceKind::Cpu) return false;
+  LoadModels command = m_loaded;
+  command.device.kind = DeviceKind::Cpu;
+  OpenedModels models = m_open(command, stop);
+  models.reason = problem;
+  auto session = std::make_unique<Session>(models.verifier, models.drafter);
+  session->takeOver(*m_session);
+  DeviceLost lost{problem, describe(models)};
+  m_session = std::move(session);
+  m_models = std::move(models);
+  m_loaded = command;
+  m_upToDate = false;
+  publish(std::move(lost));
+  return true;
 }
 
 void EngineWorker::perform(const EditText& command, std::stop_token) {
@@ -215,10 +279,19 @@ void EngineWorker::perform(const Generate& command, std::stop_token stop) {
   Listener listener(*this);
   const std::size_t before = m_session->text().size();
   auto start = std::chrono::steady_clock::now();
-  try {
+  const auto run = [&] {
     m_session->prepare(command.settings, listener, stop);
     start = std::chrono::steady_clock::now();
-    m_session->generate(command.count, command.settings, listener, stop);
+    const std::size_t written = m_session->text().size() - before;
+    m_session->generate(command.count - written, command.settings, listener, stop);
+  };
+  try {
+    try {
+      run();
+    } catch (const DeviceError& error) {
+      if (!moveToCpu(error.what(), stop)) throw;
+      run();
+    }
   } catch (const Stopped&) {
     finished.stopped = true;
   } catch (const std::exception& error) {
@@ -257,14 +330,11 @@ void EngineWorker::perform(const TimePlain& command, std::stop_token stop) {
 
 void EngineWorker::workInBackground(std::stop_token stop) {
   try {
-    if (!m_upToDate) return score(stop);
-    Listener listener(*this);
-    while (m_observe->first < m_observe->last) {
-      const std::size_t last = std::min(m_observe->last, m_observe->first + kObserveSlice);
-      m_session->observe(m_observe->first, last, m_taps, listener, stop);
-      m_observe->first = last;
+    try {
+      m_upToDate ? observe(stop) : score(stop);
+    } catch (const DeviceError& error) {
+      if (!moveToCpu(error.what(), stop)) throw;
     }
-    m_observe.reset();
   } catch (const Stopped&) {
     // a command came in; the work goes on after it
   } catch (const std::exception& error) {
@@ -272,6 +342,16 @@ void EngineWorker::workInBackground(std::stop_token stop) {
     m_observe.reset();
     publish(TaskFailed{Task::Score, error.what()});
   }
+}
+
+void EngineWorker::observe(std::stop_token stop) {
+  Listener listener(*this);
+  while (m_observe && m_observe->first < m_observe->last) {
+    const std::size_t last = std::min(m_observe->last, m_observe->first + kObserveSlice);
+    m_session->observe(m_observe->first, last, m_taps, listener, stop);
+    m_observe->first = last;
+  }
+  m_observe.reset();
 }
 
 void EngineWorker::score(std::stop_token stop) {

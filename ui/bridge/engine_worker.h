@@ -2,24 +2,40 @@
 #pragma once
 
 #include <QThread>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <stop_token>
 
+#include "engine/decoding/subword_drafter.h"
 #include "engine/session/session.h"
 #include "ui/bridge/messages.h"
 
 namespace mb::ui {
+
+/// Models on the device that was asked for, or on the CPU instead.
+struct OpenedModels {
+  std::shared_ptr<const Model> verifier;
+  std::shared_ptr<SubwordDrafter> drafter;  ///< or null
+  DeviceKind device = DeviceKind::Cpu;
+  int cudaDevice = 0;
+  std::string reason;  ///< why this device
+};
+
+/// Throws FileError, FormatError, RequestError, DeviceError or Stopped.
+using OpenModels = std::function<OpenedModels(const LoadModels&, std::stop_token)>;
+OpenedModels openModels(const LoadModels& command, std::stop_token stop);
 
 /// Commands go in through post(), results come out through take(); both are cheap and never wait
 /// for the engine. No Qt signals cross the threads. Between commands the worker brings scores up to
 /// date by itself, and then serves observations; any new command interrupts that.
 class EngineWorker : public QThread {
  public:
-  explicit EngineWorker(QObject* parent = nullptr);
+  explicit EngineWorker(OpenModels open = openModels, QObject* parent = nullptr);
   /// Stops whatever runs and waits for the thread.
   ~EngineWorker() override;
 
@@ -47,8 +63,11 @@ class EngineWorker : public QThread {
   void perform(const SetTaps& command, std::stop_token stop);
   void perform(const Observe& command, std::stop_token stop);
   void perform(const TimePlain& command, std::stop_token stop);
+  ModelsLoaded describe(const OpenedModels& models) const;
+  bool moveToCpu(const std::string& problem, std::stop_token stop);
   void workInBackground(std::stop_token stop);
   void score(std::stop_token stop);
+  void observe(std::stop_token stop);
   void publish(Event event);
   void setActivity(std::optional<Activity> activity);
 
@@ -63,7 +82,11 @@ class EngineWorker : public QThread {
   bool m_ending = false;
 
   // Of the worker's own thread.
+  OpenModels m_open;
+  LoadModels m_loaded;  ///< what the session's models came from
+  OpenedModels m_models;
   std::unique_ptr<Session> m_session;
+  std::chrono::steady_clock::time_point m_memoryRead;
   TapRequest m_taps;
   std::optional<Observe> m_observe;
   bool m_hasText = false;  ///< the session follows the window's text

@@ -81,7 +81,16 @@ struct ReadTaps {
 struct ModelsLoaded {
   DescribedModel verifier;
   std::optional<DescribedModel> drafter;
+  DeviceKind device = DeviceKind::Cpu;  ///< that they run on; never Auto
+  int cudaDevice = 0;
   std::string deviceReason;
+  std::vector<DeviceEntry> devices;  ///< that there are
+};
+
+/// A device failed. The models now run on the CPU, and the work goes on there.
+struct DeviceLost {
+  std::string problem;
+  ModelsLoaded now;
 };
 
 enum class Task : std::uint8_t { Load, Score, Generate, TimePlain };
@@ -109,7 +118,7 @@ struct NextExpected {
   Prediction prediction;
 };
 
-using Event = std::variant<ModelsLoaded, TaskFailed, RunFinished, PlainTimed>;
+using Event = std::variant<ModelsLoaded, DeviceLost, TaskFailed, RunFinished, PlainTimed>;
 
 /// A piece of work that takes long enough to be shown.
 struct Activity {
@@ -128,6 +137,7 @@ struct Batch {
   std::vector<Event> events;
   std::optional<Activity> activity;  ///< work in progress, if any
   std::size_t snapshots = 0;
+  std::optional<DeviceMemory> deviceMemory;  ///< of the CUDA device in use, lately
 
   bool isEmpty() const {
     return bytes.empty() && rounds.empty() && taps.empty() && !next && events.empty();

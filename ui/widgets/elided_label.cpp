@@ -8,6 +8,7 @@ ElidedLabel::ElidedLabel(QWidget* parent) : QLabel(parent) {
 }
 
 void ElidedLabel::setFullText(const QString& text) {
+  if (text == m_full) return;
   m_full = text;
   setToolTip(text);
   setAccessibleName(text);

@@ -20,6 +20,7 @@
 #include "ui/text/text_panel.h"
 #include "ui/widgets/elided_label.h"
 #include "ui/widgets/message_strip.h"
+#include "ui/window/device_menu.h"
 #include "ui/window/file_jobs.h"
 #include "ui/window/model_chooser.h"
 #include "ui/window/tool_bar.h"
@@ -38,9 +39,16 @@ constexpr std::size_t kChannelBins = 64;
 constexpr int kMargin = 8;
 constexpr int kChrome = 120;  ///< height of menu, tool bar, status bar and margins
 
-QString deviceText(const ModelsLoaded& models) {
-  return MainWindow::tr("%1: %2").arg(QString::fromStdString(models.verifier.info.device),
-                                      QString::fromStdString(models.deviceReason));
+QString deviceText(const ModelsLoaded& models, const std::optional<DeviceMemory>& memory) {
+  const QString name = QString::fromStdString(models.verifier.info.device);
+  if (memory) {
+    const auto gigabytes = [](std::size_t bytes) { return static_cast<double>(bytes) * 1e-9; };
+    return MainWindow::tr("%1: %2 of %3 GB in use")
+        .arg(name)
+        .arg(gigabytes(memory->used), 0, 'f', 1)
+        .arg(gigabytes(memory->total), 0, 'f', 1);
+  }
+  return MainWindow::tr("%1: %2").arg(name, QString::fromStdString(models.deviceReason));
 }
 
 }  // namespace
@@ -65,6 +73,7 @@ MainWindow::MainWindow(Theme& theme, Workspace& workspace, QSettings& settings, 
   buildStatusBar();
   connectParts();
   m_editor->setSettings(RunSettings::load(settings));
+  m_models->deviceMenu().restore(settings);
   restoreWindow();
   updateRunActions();
   updateFigures();
@@ -138,6 +147,8 @@ void MainWindow::connectParts() {
           [this](const QString& problem) { showError(problem, {}); });
   connect(m_models, &ModelChooser::failed, this,
           [this](const QString& problem) { showError(problem, tr("Open the bundled pair")); });
+  connect(m_models, &ModelChooser::deviceGivenUp, this,
+          [this](const QString& problem) { showError(problem, {}); });
   connect(&m_text->messages(), &MessageStrip::actionTriggered, m_models,
           &ModelChooser::openBundled);
   connect(m_runs, &RunController::failed, this,
@@ -171,7 +182,6 @@ void MainWindow::modelsOpened(const ModelsLoaded& models) {
   m_statusState->setText(
       tr("state %1 MB, constant")
           .arg(static_cast<double>(StateShape(models.verifier.config).bytes()) * 1e-6, 0, 'f', 1));
-  m_statusDevice->setFullText(deviceText(models));
   updateTaps();
   updateRunActions();
 }
@@ -256,6 +266,8 @@ void MainWindow::updateStatus() {
     m_statusText->setText(
         (paused ? tr("Paused, %1 bytes to go").arg(m_runs->remaining()) : tr("Ready")) + last);
   }
+  if (const auto& models = m_models->models())
+    m_statusDevice->setFullText(deviceText(*models, m_link.deviceMemory()));
   m_statusSnapshots->setText(m_link.snapshots() > 0
                                  ? tr("%1 checkpoints, every %2 bytes near the end")
                                        .arg(m_link.snapshots())

@@ -8,6 +8,7 @@
 
 #include "engine/error.h"
 #include "engine/resources.h"
+#include "ui/window/device_menu.h"
 
 namespace mb::ui {
 
@@ -39,7 +40,8 @@ ModelChooser::ModelChooser(EngineLink& link, QWidget* window)
       m_window(window),
       m_verifierButton(new QToolButton(window)),
       m_drafterButton(new QToolButton(window)),
-      m_recentMenu(new QMenu(tr("Open recent"), window)) {
+      m_recentMenu(new QMenu(tr("Open recent"), window)),
+      m_deviceMenu(new DeviceMenu(window)) {
   m_verifierButton->setAccessibleName(tr("Verifier model"));
   m_verifierButton->setToolTip(tr("The byte model that writes and verifies"));
   m_drafterButton->setAccessibleName(tr("Drafter model"));
@@ -52,7 +54,11 @@ ModelChooser::ModelChooser(EngineLink& link, QWidget* window)
   connect(m_verifierButton->menu(), &QMenu::aboutToShow, this, &ModelChooser::fillVerifierMenu);
   connect(m_drafterButton->menu(), &QMenu::aboutToShow, this, &ModelChooser::fillDrafterMenu);
   connect(m_recentMenu, &QMenu::aboutToShow, this, &ModelChooser::fillRecentMenu);
+  connect(m_deviceMenu, &DeviceMenu::changed, this, [this] {
+    if (m_models) open(m_verifier, m_drafter);
+  });
   connect(&link, &EngineLink::modelsLoaded, this, &ModelChooser::finishLoading);
+  connect(&link, &EngineLink::deviceLost, this, &ModelChooser::followDevice);
   connect(&link, &EngineLink::taskFailed, this, [this](Task task, const QString& problem) {
     if (task != Task::Load) return;
     --m_loads;
@@ -76,6 +82,7 @@ void ModelChooser::populate(QMenu& menu) {
   menu.addAction(tr("No drafter"), QKeySequence(tr("Ctrl+Shift+B")), this,
                  [this] { openDrafter({}); });
   menu.addMenu(m_recentMenu);
+  menu.addMenu(m_deviceMenu);
   menu.addSeparator();
   menu.addAction(tr("Details…"), QKeySequence(tr("Ctrl+I")), this, &ModelChooser::detailsWanted);
 }
@@ -86,7 +93,7 @@ QString ModelChooser::askForFolder(const QString& title) {
 
 void ModelChooser::open(const QString& verifier, const QString& drafter) {
   ++m_loads;
-  m_link.load(toPath(verifier), toPath(drafter), {});
+  m_link.load(toPath(verifier), toPath(drafter), m_deviceMenu->chosen());
   emit loadingChanged();
 }
 
@@ -113,8 +120,20 @@ void ModelChooser::finishLoading(const ModelsLoaded& models) {
   remember(m_verifier, m_drafter);
   m_verifierButton->setText(tr("%1 ▾").arg(title(models.verifier)));
   m_drafterButton->setText(models.drafter ? tr("%1 ▾").arg(title(*models.drafter)) : tr("none ▾"));
+  m_deviceMenu->setDevices(models.devices);
   emit loadingChanged();
   emit opened(models);
+  const bool wantedCuda = m_deviceMenu->chosen().kind != DeviceKind::Cpu;
+  if (wantedCuda && models.devices.size() > 1 && models.device == DeviceKind::Cpu)
+    emit deviceGivenUp(
+        tr("%1. The models run on the CPU.").arg(QString::fromStdString(models.deviceReason)));
+}
+
+void ModelChooser::followDevice(const DeviceLost& lost) {
+  m_models = lost.now;
+  m_deviceMenu->setDevices(lost.now.devices);
+  emit deviceGivenUp(
+      tr("%1. The work goes on on the CPU.").arg(QString::fromStdString(lost.problem)));
 }
 
 void ModelChooser::remember(const QString& verifier, const QString& drafter) {
@@ -165,6 +184,7 @@ void ModelChooser::save(QSettings& settings) const {
   settings.setValue("models/recent", m_recent);
   settings.setValue("models/verifier", m_verifier);
   settings.setValue("models/drafter", m_drafter);
+  m_deviceMenu->save(settings);
 }
 
 /// The last pair, if its folders still exist; else the bundled one.

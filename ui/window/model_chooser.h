@@ -14,6 +14,8 @@ class QWidget;
 
 namespace mb::ui {
 
+class DeviceMenu;
+
 class ModelChooser : public QObject {
   Q_OBJECT
 
@@ -32,6 +34,8 @@ class ModelChooser : public QObject {
   void openNamed(const QString& verifier, const QString& drafter);
   void openVerifier(const QString& folder) { open(folder, m_drafter); }
   void openDrafter(const QString& folder) { open(m_verifier, folder); }
+  /// Opens the same pair on another processor.
+  DeviceMenu& deviceMenu() { return *m_deviceMenu; }
   bool isLoading() const { return m_loads > 0; }
   const std::optional<ModelsLoaded>& models() const { return m_models; }
 
@@ -47,10 +51,13 @@ class ModelChooser : public QObject {
   void loadingChanged();
   void opened(const mb::ui::ModelsLoaded& models);
   void failed(const QString& problem);
+  /// The device asked for did not do; the models run on the CPU instead.
+  void deviceGivenUp(const QString& problem);
   void detailsWanted();
 
  private:
   void finishLoading(const ModelsLoaded& models);
+  void followDevice(const DeviceLost& lost);
   void fillVerifierMenu();
   void fillDrafterMenu();
   void fillRecentMenu();
@@ -62,6 +69,7 @@ class ModelChooser : public QObject {
   QToolButton* m_verifierButton;
   QToolButton* m_drafterButton;
   QMenu* m_recentMenu;
+  DeviceMenu* m_deviceMenu;
   QString m_verifier;  ///< folders of the current pair
   QString m_drafter;
   QStringList m_recent;  ///< "verifier\ndrafter", newest first
