@@ -289,8 +289,15 @@ class CudaRunner : public Runner {
     }
     onDevice(m_device, [&] {
       const float* start = readable(m_device, from);
-      cuda::replay(*m_weights, m_workspace, static_cast<std::uint32_t>(kept), start,
-                   writable(m_device, to), m_stream);
+      if (m_lastCount > 1) {
+        cuda::replay(*m_weights, m_workspace, static_cast<std::uint32_t>(kept), start,
+                     writable(m_device, to), m_stream);
+      } else {  // a single token leaves nothing to replay
+        cuda::runChunk(
+            *m_weights, m_workspace,
+            {.tokens = {&m_lastToken, 1}, .stateIn = start, .stateOut = writable(m_device, to)},
+            m_stream);
+      }
       m_stream.wait();
     });
     to.setPosition(from.position() + kept);
@@ -315,7 +322,8 @@ class CudaRunner : public Runner {
     cuda::ChunkRun chunk{.tokens = tokens, .stateIn = readable(m_device, from)};
     chunk.stateOut = writable(m_device, to);
     chunk.logits = request.logits != LogitsWanted::None;
-    chunk.trace = true;
+    chunk.trace = count > 1;
+    m_lastToken = tokens.back();
     chunk.taps = request.taps.enabled;
     cuda::runChunk(*m_weights, m_workspace, chunk, m_stream);
     if (chunk.taps) fetchTaps(request.taps, count);
@@ -380,6 +388,7 @@ class CudaRunner : public Runner {
   DeviceArray<float> m_tapMeans;
   PinnedArray<float> m_hostTaps;
   std::size_t m_lastCount = 0;
+  Token m_lastToken = 0;
   LogitsWanted m_lastLogits = LogitsWanted::None;
   TapBlock m_taps;
 };

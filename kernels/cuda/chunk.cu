@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "kernels/cuda/chunk.h"
+#include "kernels/cuda/math.cuh"
 #include "kernels/cuda/ring.cuh"
 #include "kernels/cuda/tiles.cuh"
 
@@ -28,9 +29,8 @@ struct ChunkArguments {
   const std::uint16_t* embedding;
 
   std::int32_t input[kMostTokens];
-  float* residual;
+  unsigned long long* residual;
   unsigned long long* projected;
-  float* gated;
   float* logits;
   float* traceInput;
   float* traceConvolved;
@@ -51,7 +51,6 @@ struct ChunkArguments {
   std::uint32_t slotBits;  // its logarithm
   int operandBytes;        // shared memory for activations
   int channels;            // most channels of a block
-  int rows;                // most rows of out_proj of a block
   bool outBias;
   const float* headBias;  // or null
 };
@@ -59,14 +58,6 @@ struct ChunkArguments {
 /// Waits for the compute warps only: the filling warp goes its own way.
 __device__ inline void meet() {
   asm volatile("bar.sync 1, %0;" ::"n"(kComputeThreads) : "memory");
-}
-
-__device__ inline float silu(float x) {
-  return __fdividef(x, 1.0f + expf(-x));
-}
-
-__device__ inline float softplus(float x) {
-  return x > 20.0f ? x : log1pf(expf(x));
 }
 
 __device__ inline float sumOfWarp(float value) {
@@ -105,12 +96,21 @@ class GridBarrier {
   std::uint32_t m_target;
 };
 
-/// δ, B and C are summed over the blocks as integers of 2^-44: integer sums do not depend on the
-/// order in which the blocks come. They hold magnitudes up to 2^19.
+/// What all blocks add to, δ, B, C and the residual, are integers of 2^-44: their sums do not
+/// depend on the order in which the blocks come. They hold magnitudes up to 2^19.
 constexpr float kFixedPoint = 17592186044416.0f;
 
-/// One block's work. NT blocks of 4 tokens; a scanning thread holds SPL states.
-template <int NT, int SPL>
+__device__ inline unsigned long long toFixed(float value) {
+  return static_cast<unsigned long long>(__float2ll_rn(value * kFixedPoint));
+}
+
+__device__ inline float fromFixed(unsigned long long value) {
+  return __ll2float_rn(static_cast<long long>(value)) * (1.0f / kFixedPoint);
+}
+
+/// One block's work. NT blocks of 4 tokens; a scanning thread holds SPL states. ONE: a single token
+/// and a single plane, which is what decoding is made of.
+template <int NT, int SPL, bool ONE>
 class Chunk {
  public:
   __device__ Chunk(const ChunkArguments& arguments, char* shared);
@@ -119,22 +119,25 @@ class Chunk {
  private:
   using Sums = float[kPanel][NT][4];
 
+  __device__ int tokens() const { return ONE ? 1 : static_cast<int>(a.tokens); }
+  __device__ int planes() const { return ONE ? 1 : static_cast<int>(a.size.planes); }
+
   /// Norm weights that a thread needs, loaded before it waits for the values they scale.
   static constexpr int kHeldQuads = 3;
   static constexpr int kQuadColumns = 4 * kComputeThreads;
 
   /// The products over all of a token's values. One loop serves them all: instructions have to
   /// fit the instruction cache, or every layer waits for them.
-  enum class Part { Expand, Contract, Head };
+  enum class Part { Expand, Head };
 
   __device__ void product(Part part, int layer, int tileRows, int columns);
-  __device__ void stage(Part part, int layer, int firstTile, int columnTiles);
-  __device__ float4 operandAt(Part part, int layer, int token, int k) const;
-  __device__ void output(Part part, int layer, int row, int token, float sum);
-  __device__ void reduce(Part part, int layer, int firstRow, int tileRows, const Sums& sums);
+  __device__ void stage(int layer, int firstTile, int columnTiles);
+  __device__ void output(Part part, int row, int token, float sum);
+  __device__ void reduce(Part part, int firstRow, int tileRows, const Sums& sums);
   /// For small matrices over operands in place: a warp takes every eighth tile row.
   template <class Output>
   __device__ void productByRows(int tileRows, int columns, Output output);
+  __device__ int multiplyFewRows(int tileRows, int columnTiles, Sums& sums);
   template <int HEIGHT>
   __device__ void multiplyStaged(int first, int count, Sums& sums);
   __device__ void multiplyPlanes(int first, int count, int height, Sums& sums);
@@ -154,12 +157,10 @@ class Chunk {
   __device__ void project(int layer);
   __device__ void computeDelta(int layer);
   __device__ void scan(int layer);
+  __device__ void contract();
 
+  __device__ void startResidual();
   __device__ float4 embedded(int token, int k) const;
-  __device__ float embeddedValue(int token, int k) const {
-    const float4 quad = embedded(token, k & ~3);
-    return k % 4 == 0 ? quad.x : k % 4 == 1 ? quad.y : k % 4 == 2 ? quad.z : quad.w;
-  }
   __device__ float4 residualAt(int layer, int token, int k) const;
   __device__ std::size_t stateOffset(int layer) const {
     return static_cast<std::size_t>(layer) * (a.size.states + a.size.taps - 1) *
@@ -175,7 +176,7 @@ class Chunk {
   }
   /// Whether one look at a token's values does: RMSNorm of a single token.
   __device__ bool isSingle() const {
-    return NT == 1 && m_tokens == 1 && !a.layerNorm && a.size.model <= kHeldQuads * kQuadColumns &&
+    return NT == 1 && tokens() == 1 && !a.layerNorm && a.size.model <= kHeldQuads * kQuadColumns &&
            tilesFor(a.size.model) * Operands<NT>::kTileStride <= m_operandBytes;
   }
 
@@ -184,7 +185,6 @@ class Chunk {
   const float* m_parameters;  // of the current layer, or the final norm
   int m_warp;
   int m_lane;
-  int m_tokens;
   int m_channelBegin;
   int m_own;         // channels of this block
   int m_channels;    // padded to 16
@@ -201,10 +201,9 @@ class Chunk {
   float* m_z;
   float* m_convolved;
   float* m_delta;
-  float* m_bc;        // [tokens][2 · states]
-  float* m_residual;  // [tokens][rows of out_proj]
-  float* m_moments;   // [tokens][warps]: sums over a token's values
-  float* m_means;     // [tokens]
+  float* m_bc;       // [tokens][2 · states]
+  float* m_moments;  // [tokens][warps]: sums over a token's values
+  float* m_means;    // [tokens]
   TileReader m_reader;
   GridBarrier m_barrier;
 
@@ -230,28 +229,27 @@ __host__ __device__ constexpr int sumBytes(int tokenBlocks) {
 
 /// Shared memory besides the ring and its barriers.
 __host__ __device__ inline int scratchBytes(const Dimensions& size, int operandBytes, int channels,
-                                            int rows, int tokens) {
+                                            int tokens) {
   const int fields = kConvWeights + size.taps + size.states + size.taps - 1;
-  const int perToken = 4 * channels + 2 * paddedStates(size) + rows + kComputeWarps + 1;
+  const int perToken = 4 * channels + 2 * paddedStates(size) + kComputeWarps + 1;
   return operandBytes + (hasOwnSums(tokens / 4) ? sumBytes(tokens / 4) : 0) +
          static_cast<int>(sizeof(float)) * (fields * channels + tokens * perToken);
 }
 
-template <int NT, int SPL>
-__device__ Chunk<NT, SPL>::Chunk(const ChunkArguments& arguments, char* memory)
+template <int NT, int SPL, bool ONE>
+__device__ Chunk<NT, SPL, ONE>::Chunk(const ChunkArguments& arguments, char* memory)
     : a(arguments),
       m_block(arguments.blocks[blockIdx.x]),
       m_parameters(arguments.parameters),
       m_warp(threadIdx.x / 32),
       m_lane(threadIdx.x % 32),
-      m_tokens(arguments.tokens),
       m_channelBegin(m_block.groups.begin * kGroupChannels),
       m_own(m_block.groups.count * kGroupChannels),
       m_channels(static_cast<int>(tilesFor(m_own) * kTileRows)),
       m_projected(static_cast<int>(projectedRows(arguments.size))),
       m_operandMemory(memory + a.slots * (kStageBytes + sizeof(StageSync))),
-      m_operandBytes(a.size.planes > 1 ? a.operandBytes / 2 : a.operandBytes),
-      m_operands(m_operandMemory, a.size.planes > 1 ? m_operandBytes : 0),
+      m_operandBytes(planes() > 1 ? a.operandBytes / 2 : a.operandBytes),
+      m_operands(m_operandMemory, planes() > 1 ? m_operandBytes : 0),
       m_reader(reinterpret_cast<uint4*>(memory),
                reinterpret_cast<StageSync*>(memory + a.slots * kStageBytes), a.slotBits),
       m_barrier(a.arrivals, a.arrived) {
@@ -271,39 +269,33 @@ __device__ Chunk<NT, SPL>::Chunk(const ChunkArguments& arguments, char* memory)
   m_convolved = take(kTokens * a.channels);
   m_delta = take(kTokens * a.channels);
   m_bc = take(kTokens * 2 * paddedStates(a.size));
-  m_residual = take(kTokens * a.rows);
   m_moments = take(kTokens * kComputeWarps);
   m_means = take(kTokens);
 }
 
-/// Two products a layer and the head's, and what comes before and after each.
-template <int NT, int SPL>
-__device__ void Chunk<NT, SPL>::run() {
+template <int NT, int SPL, bool ONE>
+__device__ void Chunk<NT, SPL, ONE>::run() {
   const int layers = static_cast<int>(a.size.layers);
-  const int steps = 2 * layers + (a.head ? 1 : 0);
+  const int steps = layers + (a.head ? 1 : 0);
+  startResidual();
 #pragma unroll 1
-  for (int step = 0; step < steps; ++step) {
-    const int layer = step / 2;
-    const Part part = layer == layers ? Part::Head : step % 2 == 0 ? Part::Expand : Part::Contract;
-    if (part != Part::Contract) {
-      m_parameters = a.parameters + static_cast<std::size_t>(layer) * a.layout.layerSize;
-      holdNorm(m_parameters);
-      if (part == Part::Expand) fetch(layer);
-    }
-    if (step > 0) m_barrier.wait();
-    const int tileRows = part == Part::Expand     ? m_block.groups.count
-                         : part == Part::Contract ? m_block.outTiles.count
-                                                  : m_block.headTiles.count;
-    if (part != Part::Contract && tileRows > 0 && !isSingle()) measure(layer);
-    product(part, layer, tileRows, part == Part::Contract ? a.size.inner : a.size.model);
+  for (int layer = 0; layer < steps; ++layer) {
+    const Part part = layer == layers ? Part::Head : Part::Expand;
+    m_parameters = a.parameters + static_cast<std::size_t>(layer) * a.layout.layerSize;
+    holdNorm(m_parameters);
+    if (part == Part::Expand) fetch(layer);
+    if (layer > 0) m_barrier.wait();
+    const int tileRows = part == Part::Expand ? m_block.groups.count : m_block.headTiles.count;
+    if (tileRows > 0 && !isSingle()) measure(layer);
+    product(part, layer, tileRows, a.size.model);
     if (part == Part::Expand) mix(layer);
-    if (step + 1 < steps) m_barrier.arrive();
+    if (layer + 1 < steps) m_barrier.arrive();
   }
 }
 
-/// What a layer does between its two large products.
-template <int NT, int SPL>
-__device__ void Chunk<NT, SPL>::mix(int layer) {
+/// What a layer does with its block's channels.
+template <int NT, int SPL, bool ONE>
+__device__ void Chunk<NT, SPL, ONE>::mix(int layer) {
   keepHistory(layer);
   convolve(layer);
   project(layer);
@@ -311,16 +303,16 @@ __device__ void Chunk<NT, SPL>::mix(int layer) {
   m_barrier.wait();
   computeDelta(layer);
   scan(layer);
+  contract();
 }
 
 // ---- products
 
 /// Rows of `tileRows` tile rows, in panels. A warp takes every eighth column tile; the warps' sums
 /// are added in their order. Operands must be free when it begins.
-template <int NT, int SPL>
-__device__ void Chunk<NT, SPL>::product(Part part, int layer, int tileRows, int columns) {
+template <int NT, int SPL, bool ONE>
+__device__ void Chunk<NT, SPL, ONE>::product(Part part, int layer, int tileRows, int columns) {
   const int columnTiles = (columns + 15) / 16;
-  const int planes = a.size.planes;
   const int staged = m_operandBytes / Operands<NT>::kTileStride / kComputeWarps * kComputeWarps;
 #pragma unroll 1
   for (int panel = 0; panel < tileRows; panel += kPanel) {
@@ -330,9 +322,9 @@ __device__ void Chunk<NT, SPL>::product(Part part, int layer, int tileRows, int 
     for (int first = 0; first < columnTiles; first += staged) {
       const int count = min(staged, columnTiles - first);
       if (panel > 0 || first > 0) meet();
-      stage(part, layer, first, count);
+      stage(layer, first, count);
       meet();
-      if (planes > 1)
+      if (planes() > 1)
         multiplyPlanes(first, count, height, sums);
       else if (height == 1)
         multiplyStaged<1>(first, count, sums);
@@ -343,18 +335,18 @@ __device__ void Chunk<NT, SPL>::product(Part part, int layer, int tileRows, int 
       else
         multiplyStaged<4>(first, count, sums);
     }
-    m_cursor += columnTiles * planes * height;
+    m_cursor += columnTiles * planes() * height;
     m_reader.hold(m_cursor - 1, m_cursor - 1);
     if (!hasOwnSums(NT) || panel > 0) meet();
-    reduce(part, layer, panel * 16, height, sums);
+    reduce(part, panel * 16, height, sums);
   }
 }
 
 /// This warp's part of the staged columns, in panels of HEIGHT tile rows. Tiles are taken in
 /// batches, all loads before all products: one warp has to hide its own latencies.
-template <int NT, int SPL>
+template <int NT, int SPL, bool ONE>
 template <int HEIGHT>
-__device__ void Chunk<NT, SPL>::multiplyStaged(int first, int count, Sums& sums) {
+__device__ void Chunk<NT, SPL, ONE>::multiplyStaged(int first, int count, Sums& sums) {
   constexpr int kBatch = NT <= 2 ? 4 : 2;  // spans up to kBatch + 1 stages
   constexpr int kStep = kComputeWarps * HEIGHT;
   const int batch = a.slots > kBatch ? kBatch : 1;
@@ -390,16 +382,15 @@ __device__ void Chunk<NT, SPL>::multiplyStaged(int first, int count, Sums& sums)
 }
 
 /// Likewise for weights in several planes, with third parts of the operands.
-template <int NT, int SPL>
-__device__ void Chunk<NT, SPL>::multiplyPlanes(int first, int count, int height, Sums& sums) {
-  const int planes = a.size.planes;
+template <int NT, int SPL, bool ONE>
+__device__ void Chunk<NT, SPL, ONE>::multiplyPlanes(int first, int count, int height, Sums& sums) {
 #pragma unroll 1
   for (int c = m_warp; c < count; c += kComputeWarps) {
-    const int tile = m_cursor + (first + c) * planes * height;
-    m_reader.hold(tile, tile + planes * height - 1);
+    const int tile = m_cursor + (first + c) * planes() * height;
+    m_reader.hold(tile, tile + planes() * height - 1);
 #pragma unroll 1
-    for (int term = 0; term <= planes; ++term) {
-      const bool least = term == planes;  // third parts take the high parts of the weights
+    for (int term = 0; term <= planes(); ++term) {
+      const bool least = term == planes();  // third parts take the high parts of the weights
       uint2 b[NT];
 #pragma unroll
       for (int j = 0; j < NT; ++j)
@@ -412,17 +403,17 @@ __device__ void Chunk<NT, SPL>::multiplyPlanes(int first, int count, int height,
   }
 }
 
-template <int NT, int SPL>
-__device__ void Chunk<NT, SPL>::multiplyRow(Sums& sums, int m, const uint4& weights,
-                                            const uint2 (&b)[NT]) const {
+template <int NT, int SPL, bool ONE>
+__device__ void Chunk<NT, SPL, ONE>::multiplyRow(Sums& sums, int m, const uint4& weights,
+                                                 const uint2 (&b)[NT]) const {
 #pragma unroll
   for (int j = 0; j < NT; ++j) multiply(sums[m][j], weights, b[j]);
 }
 
 /// Adds the warps' sums.
-template <int NT, int SPL>
-__device__ void Chunk<NT, SPL>::reduce(Part part, int layer, int firstRow, int tileRows,
-                                       const Sums& sums) {
+template <int NT, int SPL, bool ONE>
+__device__ void Chunk<NT, SPL, ONE>::reduce(Part part, int firstRow, int tileRows,
+                                            const Sums& sums) {
   const int perWarp = tileRows * NT * 64;
 #pragma unroll
   for (int m = 0; m < kPanel; ++m) {
@@ -438,29 +429,55 @@ __device__ void Chunk<NT, SPL>::reduce(Part part, int layer, int firstRow, int t
 #pragma unroll 1
   for (int i = threadIdx.x; i < perWarp; i += kComputeThreads) {
     const int token = i / 64 % NT * 4 + i % 4;
-    if (token >= m_tokens) continue;
+    if (token >= tokens()) continue;
     float sum = m_sums[i];
 #pragma unroll
     for (int w = 1; w < kComputeWarps; ++w) sum += m_sums[w * perWarp + i];
     const int row = firstRow + i / (64 * NT) * 16 + i % 64 / 32 * 8 + i % 32 / 4;
-    output(part, layer, row, token, sum);
+    output(part, row, token, sum);
   }
 }
 
-template <int NT, int SPL>
+/// At most one tile row a warp: column tiles in batches, all loads before all products. Returns how
+/// many it took.
+template <int NT, int SPL, bool ONE>
+__device__ int Chunk<NT, SPL, ONE>::multiplyFewRows(int tileRows, int columnTiles, Sums& sums) {
+  constexpr int kBatch = NT <= 2 ? 4 : 1;
+  int c = 0;
+#pragma unroll 1
+  for (; c + kBatch <= columnTiles; c += kBatch) {
+    const int tile = m_cursor + c * tileRows;
+    m_reader.hold(tile, tile + kBatch * tileRows - 1);
+    if (m_warp >= tileRows) continue;
+    uint2 b[kBatch][NT];
+    uint4 weights[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      weights[i] = m_reader.tile(tile + i * tileRows + m_warp);
+#pragma unroll
+      for (int j = 0; j < NT; ++j) b[i][j] = m_operands.load(c + i, j);
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) multiplyRow(sums, 0, weights[i], b[i]);
+  }
+  return c;
+}
+
+template <int NT, int SPL, bool ONE>
 template <class Output>
-__device__ void Chunk<NT, SPL>::productByRows(int tileRows, int columns, Output output) {
+__device__ void Chunk<NT, SPL, ONE>::productByRows(int tileRows, int columns, Output output) {
   if (tileRows == 0) return;
   const int columnTiles = (columns + 15) / 16;
-  const int planes = a.size.planes;
   Sums sums = {};
+  int c = 0;
+  if (planes() == 1 && tileRows <= kComputeWarps) c = multiplyFewRows(tileRows, columnTiles, sums);
 #pragma unroll 1
-  for (int c = 0; c < columnTiles; ++c) {
+  for (; c < columnTiles; ++c) {
 #pragma unroll 1
-    for (int term = 0; term < (planes == 1 ? 1 : planes + 1); ++term) {
-      const bool least = term == planes;  // third parts take the high parts of the weights
-      const int tile = m_cursor + (c * planes + (least ? 0 : term)) * tileRows;
-      if (!least) m_reader.hold(m_cursor + c * planes * tileRows, tile + tileRows - 1);
+    for (int term = 0; term < (planes() == 1 ? 1 : planes() + 1); ++term) {
+      const bool least = term == planes();  // third parts take the high parts of the weights
+      const int tile = m_cursor + (c * planes() + (least ? 0 : term)) * tileRows;
+      if (!least) m_reader.hold(m_cursor + c * planes() * tileRows, tile + tileRows - 1);
       uint2 b[NT];
 #pragma unroll
       for (int j = 0; j < NT; ++j)
@@ -472,7 +489,7 @@ __device__ void Chunk<NT, SPL>::productByRows(int tileRows, int columns, Output 
       }
     }
   }
-  m_cursor += columnTiles * planes * tileRows;
+  m_cursor += columnTiles * planes() * tileRows;
   m_reader.hold(m_cursor - 1, m_cursor - 1);
 #pragma unroll
   for (int m = 0; m < kPanel; ++m) {
@@ -481,60 +498,42 @@ __device__ void Chunk<NT, SPL>::productByRows(int tileRows, int columns, Output 
 #pragma unroll
     for (int j = 0; j < NT; ++j) {
       const int token = 4 * j + m_lane % 4;
-      if (token >= m_tokens) continue;
+      if (token >= tokens()) continue;
       output(row, token, sums[m][j][0] + sums[m][j][1]);
       output(row + 8, token, sums[m][j][2] + sums[m][j][3]);
     }
   }
 }
 
-/// Puts column tiles of all tokens in place.
-template <int NT, int SPL>
-__device__ void Chunk<NT, SPL>::stage(Part part, int layer, int firstTile, int columnTiles) {
-  if (part != Part::Contract && isSingle()) return stageSingle(layer, columnTiles);
+/// Puts column tiles of all tokens in place: (x - mean) ⊙ w.
+template <int NT, int SPL, bool ONE>
+__device__ void Chunk<NT, SPL, ONE>::stage(int layer, int firstTile, int columnTiles) {
+  if (isSingle()) return stageSingle(layer, columnTiles);
   const int columns = columnTiles * 16;
 #pragma unroll 4
-  for (int i = threadIdx.x; i < columns / 4 * m_tokens; i += kComputeThreads) {
-    const int token = m_tokens == 1 ? 0 : i / (columns / 4);
+  for (int i = threadIdx.x; i < columns / 4 * tokens(); i += kComputeThreads) {
+    const int token = tokens() == 1 ? 0 : i / (columns / 4);
     const int k = (i - token * (columns / 4)) * 4;
-    const float4 v = operandAt(part, layer, token, firstTile * 16 + k);
-    m_operands.store(token, k, v.x, v.y);
-    m_operands.store(token, k + 2, v.z, v.w);
+    const float4 x = residualAt(layer, token, firstTile * 16 + k);
+    const float4 w = __ldg(reinterpret_cast<const float4*>(m_parameters + firstTile * 16 + k));
+    const float mean = a.layerNorm ? m_means[token] : 0.0f;
+    m_operands.store(token, k, (x.x - mean) * w.x, (x.y - mean) * w.y);
+    m_operands.store(token, k + 2, (x.z - mean) * w.z, (x.w - mean) * w.w);
   }
 }
 
-/// 4 values from k on of what a product multiplies.
-template <int NT, int SPL>
-__device__ float4 Chunk<NT, SPL>::operandAt(Part part, int layer, int token, int k) const {
-  if (part == Part::Contract) {
-    return __ldcg(reinterpret_cast<const float4*>(a.gated + token * a.layout.paddedInner + k));
-  }
-  const float4 x = residualAt(layer, token, k);
-  const float4 w = __ldg(reinterpret_cast<const float4*>(m_parameters + k));
-  const float mean = a.layerNorm ? m_means[token] : 0.0f;
-  return {(x.x - mean) * w.x, (x.y - mean) * w.y, (x.z - mean) * w.z, (x.w - mean) * w.w};
-}
-
-template <int NT, int SPL>
-__device__ void Chunk<NT, SPL>::output(Part part, int layer, int row, int token, float sum) {
+template <int NT, int SPL, bool ONE>
+__device__ void Chunk<NT, SPL, ONE>::output(Part part, int row, int token, float sum) {
   if (part == Part::Expand) {
     const int own = row / 16 * 8 + row % 8;
     const bool isGate = row % 16 >= 8;
     *shared(isGate ? m_z : m_u, token, own) =
         fmaf(sum, scaleOf(token), record(isGate ? kInBiasZ : kInBiasU)[own]);
-  } else if (part == Part::Head) {
+  } else {
     const std::uint32_t id = m_block.headTiles.begin * 16 + row;
     if (id < a.size.vocabulary)
       a.logits[static_cast<std::size_t>(token) * a.size.vocabulary + id] =
           fmaf(sum, scaleOf(token), a.headBias ? __ldg(a.headBias + id) : 0.0f);
-  } else {
-    const int global = m_block.outTiles.begin * 16 + row;
-    if (global >= static_cast<int>(a.size.model)) return;
-    float* mine = m_residual + token * a.rows + row;
-    const float before = layer == 0 ? embeddedValue(token, global) : *mine;
-    const float bias = a.outBias ? __ldg(m_parameters + a.layout.outBias + global) : 0.0f;
-    *mine = before + (sum + bias);
-    __stcg(a.residual + token * a.layout.paddedModel + global, *mine);
   }
 }
 
@@ -545,8 +544,8 @@ __device__ void Chunk<NT, SPL>::output(Part part, int layer, int row, int token,
 // product's output has for a bias when the weights are loaded.
 
 /// Loads the norm's weights for a single token.
-template <int NT, int SPL>
-__device__ void Chunk<NT, SPL>::holdNorm(const float* weight) {
+template <int NT, int SPL, bool ONE>
+__device__ void Chunk<NT, SPL, ONE>::holdNorm(const float* weight) {
   if (!isSingle()) return;
 #pragma unroll
   for (int i = 0; i < kHeldQuads; ++i) {
@@ -557,21 +556,21 @@ __device__ void Chunk<NT, SPL>::holdNorm(const float* weight) {
 }
 
 /// Keeps this warp's part of a sum over a token's values.
-template <int NT, int SPL>
-__device__ void Chunk<NT, SPL>::keepMoment(int token, float sum) {
+template <int NT, int SPL, bool ONE>
+__device__ void Chunk<NT, SPL, ONE>::keepMoment(int token, float sum) {
   sum = sumOfWarp(sum);
   if (m_lane == 0) m_moments[token * kComputeWarps + m_warp] = sum;
 }
 
 /// Sums over every token's values, by all blocks alike: of squares, and for LayerNorm of what is
 /// left when the mean is taken away. A thread adds the same values of a token in every chunk.
-template <int NT, int SPL>
-__device__ void Chunk<NT, SPL>::measure(int layer) {
+template <int NT, int SPL, bool ONE>
+__device__ void Chunk<NT, SPL, ONE>::measure(int layer) {
   const int model = a.size.model;
 #pragma unroll 1
   for (int pass = a.layerNorm ? 0 : 1; pass < 2; ++pass) {
 #pragma unroll 1
-    for (int token = 0; token < m_tokens; ++token) {
+    for (int token = 0; token < tokens(); ++token) {
       const float mean = a.layerNorm && pass == 1 ? m_means[token] : 0.0f;
       float sum = 0;
 #pragma unroll 1
@@ -588,7 +587,7 @@ __device__ void Chunk<NT, SPL>::measure(int layer) {
     }
     meet();
     if (pass == 1) return;
-    for (int token = threadIdx.x; token < m_tokens; token += kComputeThreads) {
+    for (int token = threadIdx.x; token < tokens(); token += kComputeThreads) {
       float sum = 0;
       for (int w = 0; w < kComputeWarps; ++w) sum += m_moments[token * kComputeWarps + w];
       m_means[token] = sum / static_cast<float>(model);
@@ -598,8 +597,8 @@ __device__ void Chunk<NT, SPL>::measure(int layer) {
 }
 
 /// 1 / sqrt(variance + ε).
-template <int NT, int SPL>
-__device__ float Chunk<NT, SPL>::scaleOf(int token) const {
+template <int NT, int SPL, bool ONE>
+__device__ float Chunk<NT, SPL, ONE>::scaleOf(int token) const {
   float sum = 0;
 #pragma unroll
   for (int w = 0; w < kComputeWarps; ++w) sum += m_moments[token * kComputeWarps + w];
@@ -607,8 +606,8 @@ __device__ float Chunk<NT, SPL>::scaleOf(int token) const {
 }
 
 /// A single token's values, and the sum of their squares, in one go.
-template <int NT, int SPL>
-__device__ void Chunk<NT, SPL>::stageSingle(int layer, int columnTiles) {
+template <int NT, int SPL, bool ONE>
+__device__ void Chunk<NT, SPL, ONE>::stageSingle(int layer, int columnTiles) {
   const int columns = columnTiles * 16;
   float4 x[kHeldQuads];
 #pragma unroll
@@ -634,8 +633,8 @@ __device__ void Chunk<NT, SPL>::stageSingle(int layer, int columnTiles) {
 // ---- stages of a layer
 
 /// Starts what can be loaded before the layer's input is known, and takes the channels' record.
-template <int NT, int SPL>
-__device__ void Chunk<NT, SPL>::fetch(int layer) {
+template <int NT, int SPL, bool ONE>
+__device__ void Chunk<NT, SPL, ONE>::fetch(int layer) {
   const int inner = a.layout.paddedInner;
   const int states = a.size.states;
   holdNorm(m_parameters);
@@ -669,12 +668,12 @@ __device__ void Chunk<NT, SPL>::fetch(int layer) {
   if (layer == 0) meet();  // later layers meet at the barrier
 }
 
-template <int NT, int SPL>
-__device__ float4 Chunk<NT, SPL>::embedded(int token, int k) const {
+template <int NT, int SPL, bool ONE>
+__device__ float4 Chunk<NT, SPL, ONE>::embedded(int token, int k) const {
   const std::size_t row = static_cast<std::size_t>(a.input[token]);
   float4 sum = {};
 #pragma unroll 1
-  for (std::uint32_t plane = 0; plane < a.size.planes; ++plane) {
+  for (std::uint32_t plane = 0; plane < static_cast<std::uint32_t>(planes()); ++plane) {
     const std::uint16_t* values =
         a.embedding + (plane * a.size.vocabulary + row) * a.layout.paddedModel;
     const uint2 v = __ldg(reinterpret_cast<const uint2*>(values + k));
@@ -687,15 +686,34 @@ __device__ float4 Chunk<NT, SPL>::embedded(int token, int k) const {
 }
 
 /// x before the layer. The embedding is at every block's hands; later values come from the others.
-template <int NT, int SPL>
-__device__ float4 Chunk<NT, SPL>::residualAt(int layer, int token, int k) const {
+template <int NT, int SPL, bool ONE>
+__device__ float4 Chunk<NT, SPL, ONE>::residualAt(int layer, int token, int k) const {
   if (layer == 0) return embedded(token, k);
-  return __ldcg(reinterpret_cast<const float4*>(a.residual + token * a.layout.paddedModel + k));
+  const auto* at =
+      reinterpret_cast<const ulonglong2*>(a.residual + token * a.layout.paddedModel + k);
+  const ulonglong2 first = __ldcg(at);
+  const ulonglong2 second = __ldcg(at + 1);
+  return {fromFixed(first.x), fromFixed(first.y), fromFixed(second.x), fromFixed(second.y)};
+}
+
+/// The embeddings, where layers are going to add to them. Every layer meets before it adds.
+template <int NT, int SPL, bool ONE>
+__device__ void Chunk<NT, SPL, ONE>::startResidual() {
+  const int quads = a.layout.paddedModel / 4;
+  for (int i = blockIdx.x * kComputeThreads + threadIdx.x; i < quads * tokens();
+       i += gridDim.x * kComputeThreads) {
+    const int token = i / quads;
+    const int k = (i - token * quads) * 4;
+    const float4 x = embedded(token, k);
+    auto* at = reinterpret_cast<ulonglong2*>(a.residual + token * a.layout.paddedModel + k);
+    __stcg(at, make_ulonglong2(toFixed(x.x), toFixed(x.y)));
+    __stcg(at + 1, make_ulonglong2(toFixed(x.z), toFixed(x.w)));
+  }
 }
 
 /// The convolution's memory, into shared memory.
-template <int NT, int SPL>
-__device__ void Chunk<NT, SPL>::keepHistory(int layer) {
+template <int NT, int SPL, bool ONE>
+__device__ void Chunk<NT, SPL, ONE>::keepHistory(int layer) {
   const int remembered = (a.size.taps - 1) * m_channels;
   if (threadIdx.x < remembered) m_history[threadIdx.x] = m_fetchedHistory;
   const float* state = a.stateIn + stateOffset(layer) + a.size.states * a.layout.paddedInner;
@@ -709,8 +727,8 @@ __device__ void Chunk<NT, SPL>::keepHistory(int layer) {
 }
 
 /// u' = SiLU(conv(u)), as the operands of x_proj; moves the convolution's memory.
-template <int NT, int SPL>
-__device__ void Chunk<NT, SPL>::convolve(int layer) {
+template <int NT, int SPL, bool ONE>
+__device__ void Chunk<NT, SPL, ONE>::convolve(int layer) {
   const int taps = a.size.taps;
   const int memory = taps - 1;
   const auto inputAt = [&](int channel, int position) {  // counted from the oldest remembered
@@ -726,7 +744,7 @@ __device__ void Chunk<NT, SPL>::convolve(int layer) {
     return silu(sum);
   };
 #pragma unroll 1
-  for (int token = m_warp; token < m_tokens; token += kComputeWarps) {
+  for (int token = m_warp; token < tokens(); token += kComputeWarps) {
 #pragma unroll 1
     for (int channel = 2 * m_lane; channel < m_channels; channel += 64) {
       const float first = convolved(token, channel);
@@ -741,41 +759,40 @@ __device__ void Chunk<NT, SPL>::convolve(int layer) {
   for (int position = m_warp; position < memory; position += kComputeWarps)
     for (int channel = m_lane; channel < m_own; channel += 32)
       to[position * a.layout.paddedInner + m_channelBegin + channel] =
-          inputAt(channel, m_tokens + position);
+          inputAt(channel, tokens() + position);
   meet();
 }
 
 /// This block's part of [δ, B, C] = W_x u', added to those of the others.
-template <int NT, int SPL>
-__device__ void Chunk<NT, SPL>::project(int layer) {
+template <int NT, int SPL, bool ONE>
+__device__ void Chunk<NT, SPL, ONE>::project(int layer) {
   if (m_own == 0) return;
   unsigned long long* sums = projected(layer);
+  const int first = static_cast<int>(m_block.firstProjected) * 16;
   productByRows(m_projected / 16, m_channels, [&](int row, int token, float sum) {
-    atomicAdd(sums + token * m_projected + row,
-              static_cast<unsigned long long>(__float2ll_rn(sum * kFixedPoint)));
+    row += first;
+    if (row >= m_projected) row -= m_projected;
+    atomicAdd(sums + token * m_projected + row, toFixed(sum));
   });
 }
 
 /// Δ = softplus(W_dt δ + b_dt).
-template <int NT, int SPL>
-__device__ void Chunk<NT, SPL>::computeDelta(int layer) {
+template <int NT, int SPL, bool ONE>
+__device__ void Chunk<NT, SPL, ONE>::computeDelta(int layer) {
   const int rankRows = static_cast<int>(tilesFor(a.size.dtRank) * kTileRows);
   const int others = m_projected - rankRows;
   const unsigned long long* sums = projected(layer);
-  const auto valueOf = [](unsigned long long sum) {
-    return __ll2float_rn(static_cast<long long>(sum)) * (1.0f / kFixedPoint);
-  };
 #pragma unroll 1
-  for (int i = threadIdx.x; i < m_tokens * m_projected / 2; i += kComputeThreads) {
-    const int token = m_tokens == 1 ? 0 : 2 * i / m_projected;
+  for (int i = threadIdx.x; i < tokens() * m_projected / 2; i += kComputeThreads) {
+    const int token = tokens() == 1 ? 0 : 2 * i / m_projected;
     const int row = 2 * i - token * m_projected;
     const ulonglong2 pair =
         __ldcg(reinterpret_cast<const ulonglong2*>(sums + token * m_projected + row));
     if (row < rankRows) {
-      m_operands.store(token, row, valueOf(pair.x), valueOf(pair.y));
+      m_operands.store(token, row, fromFixed(pair.x), fromFixed(pair.y));
     } else {
-      m_bc[token * others + row - rankRows] = valueOf(pair.x);
-      m_bc[token * others + row - rankRows + 1] = valueOf(pair.y);
+      m_bc[token * others + row - rankRows] = fromFixed(pair.x);
+      m_bc[token * others + row - rankRows + 1] = fromFixed(pair.y);
     }
   }
   meet();
@@ -792,15 +809,15 @@ __device__ void Chunk<NT, SPL>::computeDelta(int layer) {
   meet();
 }
 
-/// s = Ā ⊙ s + (Δ ⊙ u') ⊗ B, y = s C + D ⊙ u', gated with SiLU(z).
-template <int NT, int SPL>
-__device__ void Chunk<NT, SPL>::scan(int layer) {
+/// s = Ā ⊙ s + (Δ ⊙ u') ⊗ B, y = s C + D ⊙ u', gated with SiLU(z), as the operands of out_proj.
+template <int NT, int SPL, bool ONE>
+__device__ void Chunk<NT, SPL, ONE>::scan(int layer) {
   const int inner = a.layout.paddedInner;
   const int states = a.size.states;
   const int stateStride = 2 * paddedStates(a.size);
   const int q = threadIdx.x % kScanLanes;
 #pragma unroll 1
-  for (int first = 0; first < m_own; first += kScanChannels) {
+  for (int first = 0; first < m_channels; first += kScanChannels) {
     const int channel = first + threadIdx.x / kScanLanes;
     const int global = m_channelBegin + channel;
     const bool active = channel < m_own;
@@ -820,7 +837,7 @@ __device__ void Chunk<NT, SPL>::scan(int layer) {
     const float skip = active ? record(kSkip)[channel] : 0.0f;
     const int slot = active ? channel : 0;
 #pragma unroll 1
-    for (int token = 0; token < m_tokens; ++token) {
+    for (int token = 0; token < tokens(); ++token) {
       const float delta = *shared(m_delta, token, slot);
       const float u = *shared(m_convolved, token, slot);
       const float gained = delta * u;
@@ -833,7 +850,7 @@ __device__ void Chunk<NT, SPL>::scan(int layer) {
       for (int i = 0; i < SPL; ++i) {
         const int n = q * SPL + i;
         if (n >= states) break;
-        const float kept = exp2f(delta * rate[i]);
+        const float kept = power2(delta * rate[i]);
         s[i] = fmaf(kept, s[i], gained * b[n]);
         y = fmaf(s[i], c[n], y);
         squares = fmaf(s[i], s[i], squares);
@@ -846,9 +863,11 @@ __device__ void Chunk<NT, SPL>::scan(int layer) {
           decays += __shfl_xor_sync(~0u, decays, offset);
         }
       }
-      if (!active || q != 0) continue;
-      const float gated = fmaf(skip, u, y) * silu(*shared(m_z, token, channel));
-      __stcg(a.gated + token * inner + global, gated);
+      const float gated = active ? fmaf(skip, u, y) * silu(*shared(m_z, token, slot)) : 0.0f;
+      const float next = __shfl_down_sync(~0u, gated, kScanLanes);
+      if (q != 0) continue;
+      if (channel % 2 == 0 && channel < m_channels) m_operands.store(token, channel, gated, next);
+      if (!active) continue;
       const std::size_t row = static_cast<std::size_t>(layer) * a.capacity + token;
       if (a.traceInput) {
         a.traceInput[row * inner + global] = *shared(m_u, token, channel);
@@ -869,7 +888,7 @@ __device__ void Chunk<NT, SPL>::scan(int layer) {
     }
   }
   if (a.traceB && blockIdx.x == 0) {
-    for (int i = threadIdx.x; i < m_tokens * states; i += kComputeThreads) {
+    for (int i = threadIdx.x; i < tokens() * states; i += kComputeThreads) {
       const int token = i / states;
       a.traceB[(static_cast<std::size_t>(layer) * a.capacity + token) * states + i % states] =
           m_bc[token * stateStride + i % states];
@@ -877,7 +896,36 @@ __device__ void Chunk<NT, SPL>::scan(int layer) {
   }
 }
 
-template <int NT, int SPL>
+/// Adds W_out times this block's gated channels to the residual.
+template <int NT, int SPL, bool ONE>
+__device__ void Chunk<NT, SPL, ONE>::contract() {
+  meet();
+  const auto add = [&](int row, int token, float sum) {
+    if (row < static_cast<int>(a.size.model))
+      atomicAdd(a.residual + token * a.layout.paddedModel + row, toFixed(sum));
+  };
+  constexpr int kTall = static_cast<int>(kTallPanelTiles);
+  const int tileRows = m_own > 0 ? static_cast<int>(tilesFor(a.size.model)) : 0;
+  const int first = static_cast<int>(m_block.firstOut) * 16;
+  const int rows = static_cast<int>(a.layout.paddedModel);
+#pragma unroll 1
+  for (int panel = 0; panel < tileRows; panel += kTall) {
+    productByRows(min(kTall, tileRows - panel), m_channels, [&](int row, int token, float sum) {
+      row += first + panel * 16;
+      add(row < rows ? row : row - rows, token, sum);
+    });
+  }
+  if (!a.outBias) return;
+  const int all = static_cast<int>(a.size.model) * tokens();
+  for (int i = blockIdx.x * kComputeThreads + threadIdx.x; i < all;
+       i += gridDim.x * kComputeThreads) {
+    const int token = i / static_cast<int>(a.size.model);
+    const int row = i - token * static_cast<int>(a.size.model);
+    add(row, token, __ldg(m_parameters + a.layout.outBias + row));
+  }
+}
+
+template <int NT, int SPL, bool ONE>
 __global__ void __launch_bounds__(kThreads, 1)
     chunkKernel(const __grid_constant__ ChunkArguments arguments) {
   extern __shared__ __align__(128) char memory[];
@@ -896,20 +944,21 @@ __global__ void __launch_bounds__(kThreads, 1)
              (tiles + kStageTiles - 1) / kStageTiles);
     return;
   }
-  Chunk<NT, SPL>(arguments, memory).run();
+  Chunk<NT, SPL, ONE>(arguments, memory).run();
 }
 
 // ---- launching
 
-template <int NT>
+template <int NT, bool ONE = false>
 const void* kernelFor(const Dimensions& size) {
   return size.states <= 2 * kScanLanes
-             ? reinterpret_cast<const void*>(&chunkKernel<NT, 2>)
-             : reinterpret_cast<const void*>(&chunkKernel<NT, kMostStates / kScanLanes>);
+             ? reinterpret_cast<const void*>(&chunkKernel<NT, 2, ONE>)
+             : reinterpret_cast<const void*>(&chunkKernel<NT, kMostStates / kScanLanes, ONE>);
 }
 
 const void* kernelFor(const Dimensions& size, std::uint32_t tokens) {
   switch (tokens) {
+    case 1: return size.planes > 1 ? kernelFor<1>(size) : kernelFor<1, true>(size);
     case 4: return kernelFor<1>(size);
     case 8: return kernelFor<2>(size);
     case 16: return kernelFor<4>(size);
@@ -917,13 +966,8 @@ const void* kernelFor(const Dimensions& size, std::uint32_t tokens) {
   }
 }
 
-int mostOutRows(const WorkPlan& plan) {
-  return static_cast<int>(plan.blocks().back().outTiles.count * kTileRows);
-}
-
 /// Shared memory for a kernel of up to `tokens` tokens.
 LaunchShape shapeFor(const DeviceWeights& weights, std::uint32_t tokens) {
-  constexpr int kLeastSlots = 2;
   constexpr int kMostOperandBytes = 64 << 10;
   int device = 0;
   int available = 0;
@@ -932,24 +976,27 @@ LaunchShape shapeFor(const DeviceWeights& weights, std::uint32_t tokens) {
         "cudaDeviceGetAttribute");
   const Dimensions& size = weights.plan.dimensions();
   const int channels = static_cast<int>(weights.plan.mostChannels());
-  const int blocks = static_cast<int>(tokens / 4);
+  const int blocks = static_cast<int>((tokens + 3) / 4);
   const int tileStride = blocks * 256 + 32;
   // What x_proj and dt_proj need in one piece, and the warps' sums where they have no other place.
   const int parts = size.planes > 1 ? 2 : 1;  // sets of operands
-  const int least =
+  const int leastBytes =
       parts *
       std::max({hasOwnSums(blocks) ? 0 : sumBytes(blocks), channels / 16 * tileStride,
                 static_cast<int>(tilesFor(size.dtRank)) * tileStride, kComputeWarps * tileStride});
   LaunchShape shape;
   shape.tokens = tokens;
   shape.operandBytes =
-      (std::max(least, std::min(kMostOperandBytes, available / 3)) + 127) / 128 * 128;
-  const int scratch = scratchBytes(size, shape.operandBytes, channels, mostOutRows(weights.plan),
-                                   static_cast<int>(tokens));
+      (std::max(leastBytes, std::min(kMostOperandBytes, available / 3)) + 127) / 128 * 128;
+  const int scratch = scratchBytes(size, shape.operandBytes, channels, 4 * blocks);
   constexpr int kSlotBytes = kStageBytes + static_cast<int>(sizeof(StageSync));
   const int fitting = std::max(0, (available - scratch) / kSlotBytes);
   shape.slots = static_cast<int>(std::bit_floor(static_cast<unsigned>(fitting)));
-  if (shape.slots < kLeastSlots) shape.slots = 0;
+  // The tiles of a column of a tall panel, in all planes, have to be there together.
+  const std::uint32_t tallest =
+      std::min(kTallPanelTiles, std::max(tilesFor(size.model), projectedRows(size) / kTileRows));
+  const auto least = static_cast<int>((size.planes * tallest + kStageTiles - 2) / kStageTiles + 1);
+  if (shape.slots < least) shape.slots = 0;
   shape.sharedBytes = shape.slots * kSlotBytes + scratch;
   shape.kernel = kernelFor(size, tokens);
   return shape;
@@ -961,7 +1008,6 @@ Workspace::Workspace(const DeviceWeights& weights, std::uint32_t tokenCount)
     : tokens(tokenCount),
       residual(static_cast<std::size_t>(tokens) * weights.layout.paddedModel),
       projected(std::size_t{3} * tokens * projectedRows(weights.plan.dimensions())),
-      gated(static_cast<std::size_t>(tokens) * weights.layout.paddedInner),
       logits(static_cast<std::size_t>(tokens) * weights.plan.dimensions().vocabulary),
       arrivals(1) {
   const Dimensions& d = weights.plan.dimensions();
@@ -971,7 +1017,8 @@ Workspace::Workspace(const DeviceWeights& weights, std::uint32_t tokenCount)
   traceConvolved = DeviceArray<float>(trace);
   traceDelta = DeviceArray<float>(trace);
   traceB = DeviceArray<float>(static_cast<std::size_t>(d.layers) * tokens * d.states);
-  for (std::uint32_t size = 4; size <= tokens; size *= 2) {
+  for (const std::uint32_t size : {1u, 4u, 8u, 16u, 32u}) {
+    if (size > tokens) break;
     shapes.push_back(shapeFor(weights, size));
     check(cudaFuncSetAttribute(shapes.back().kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                shapes.back().sharedBytes),
@@ -1004,9 +1051,8 @@ void runChunk(const DeviceWeights& weights, Workspace& workspace, const ChunkRun
       .blocks = weights.blocks.data(),
       .parameters = weights.parameters.data(),
       .embedding = weights.embedding.data(),
-      .residual = workspace.residual.data(),
+      .residual = reinterpret_cast<unsigned long long*>(workspace.residual.data()),
       .projected = reinterpret_cast<unsigned long long*>(workspace.projected.data()),
-      .gated = workspace.gated.data(),
       .logits = workspace.logits.data(),
       .traceInput = run.trace ? workspace.traceInput.data() : nullptr,
       .traceConvolved = workspace.traceConvolved.data(),
@@ -1025,14 +1071,13 @@ void runChunk(const DeviceWeights& weights, Workspace& workspace, const ChunkRun
       .slotBits = static_cast<std::uint32_t>(std::countr_zero(static_cast<unsigned>(shape.slots))),
       .operandBytes = shape.operandBytes,
       .channels = static_cast<int>(weights.plan.mostChannels()),
-      .rows = mostOutRows(weights.plan),
       .outBias = weights.outBias};
   std::ranges::copy(run.tokens, arguments.input);
   void* parameters[] = {&arguments};
   check(cudaLaunchCooperativeKernel(shape.kernel, dim3(grid), dim3(kThreads), parameters,
                                     static_cast<std::size_t>(shape.sharedBytes), stream),
         "launching a chunk");
-  constexpr std::uint32_t kBarriersPerLayer = 3;
+  constexpr std::uint32_t kBarriersPerLayer = 2;
   const std::uint32_t barriers = kBarriersPerLayer * size.layers - (run.logits ? 0 : 1);
   workspace.awaited += barriers * grid;
   workspace.turn = (workspace.turn + size.layers) % 3;

@@ -33,9 +33,8 @@ struct Workspace {
 
   std::uint32_t tokens;  ///< capacity
 
-  DeviceArray<float> residual;           ///< [tokens][d]
-  DeviceArray<std::uint64_t> projected;  ///< δ, B, C in fixed point: [3 in turn][tokens][rows]
-  DeviceArray<float> gated;              ///< y ⊙ SiLU(z): [tokens][e]
+  DeviceArray<std::uint64_t> residual;   ///< in fixed point: [tokens][d]
+  DeviceArray<std::uint64_t> projected;  ///< δ, B, C likewise: [3 in turn][tokens][rows]
   PinnedArray<float> logits;             ///< [tokens][V], written by the kernel
   std::vector<LaunchShape> shapes;       ///< by size, smallest first
   DeviceArray<float> traceInput;         ///< u: [L][tokens][e], for replay

@@ -20,7 +20,7 @@ struct DeviceDescription {
 
 struct DeviceList {
   std::vector<DeviceDescription> devices;  ///< that the kernels run on
-  std::string problem;  ///< why there are none, in CUDA's words
+  std::string problem;                     ///< why there are none, in CUDA's words
 };
 
 /// Throws CudaError.

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cuda_bf16.h>
 
+#include "kernels/cuda/math.cuh"
 #include "kernels/cuda/prefill.h"
 
 namespace mb::cuda {
@@ -71,40 +72,6 @@ __device__ inline float4 operator+(const float4& a, const float4& b) {
 }
 __device__ inline float4 operator*(const float4& a, const float4& b) {
   return {a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w};
-}
-
-__device__ inline float power2(float x) {
-  float result;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-  return result;
-}
-
-__device__ inline float logarithm2(float x) {
-  float result;
-  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-  return result;
-}
-
-__device__ inline float reciprocal(float x) {
-  float result;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-  return result;
-}
-
-constexpr float kLog2E = 1.44269504f;
-constexpr float kLn2 = 0.693147181f;
-
-__device__ inline float silu(float x) {
-  return x * reciprocal(1.0f + power2(-kLog2E * x));
-}
-
-/// log(1 + exp(x)); for small exp(x) by its series, as 1 + exp(x) would round it away. Without
-/// branches, so that several overlap.
-__device__ inline float softplus(float x) {
-  const float e = power2(kLog2E * x);
-  const float series = e * fmaf(e, fmaf(e, fmaf(e, -0.25f, 1.0f / 3), -0.5f), 1.0f);
-  const float whole = kLn2 * logarithm2(1.0f + e);
-  return x > 20.0f ? x : e < 0.05f ? series : whole;
 }
 
 __device__ inline float sumOfBlock(float value) {

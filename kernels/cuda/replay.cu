@@ -1,5 +1,6 @@
 // States anywhere in the last chunk, from what it left behind.
 #include "kernels/cuda/chunk.h"
+#include "kernels/cuda/math.cuh"
 
 namespace mb::cuda {
 
@@ -45,7 +46,7 @@ __global__ void replayKernel(ReplayArguments a) {
     const std::size_t row = static_cast<std::size_t>(layer) * a.capacity + token;
     const float delta = a.delta[row * a.inner + channel];
     const float gained = delta * a.convolved[row * a.inner + channel];
-    s = fmaf(exp2f(delta * rate), s, gained * a.b[row * a.size.states + n]);
+    s = fmaf(power2(delta * rate), s, gained * a.b[row * a.size.states + n]);
   }
   a.stateOut[offset + index] = s;
 }

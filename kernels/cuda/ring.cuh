@@ -7,7 +7,6 @@
 
 namespace mb::cuda {
 
-inline constexpr int kComputeWarps = 8;
 inline constexpr int kComputeThreads = 32 * kComputeWarps;
 inline constexpr int kStageBytes = static_cast<int>(kStageTiles * kTileBytes);
 

@@ -30,7 +30,8 @@ WorkPlan::WorkPlan(const Dimensions& dimensions, std::uint32_t blocks) : m_dimen
   for (std::uint32_t i = 0; i < blocks; ++i) {
     BlockPlan& block = m_blocks[i];
     block.groups = shareOf(groups, blocks, i, false);
-    block.outTiles = shareOf(tilesFor(d.model), blocks, i, true);
+    block.firstProjected = i % (projectedRows(d) / kTileRows);
+    block.firstOut = i * tilesFor(d.model) / blocks;
     block.headTiles = shareOf(tilesFor(d.vocabulary), blocks, i, true);
     block.recordTiles = (recordSize(block) * 4 + kTileBytes - 1) / kTileBytes;
     block.layerTiles = block.recordTiles;
@@ -89,7 +90,9 @@ std::vector<TileRow> WorkPlan::rowsOf(const BlockPlan& block, Matrix matrix) con
       for (std::uint32_t t = 0; t < projectedRows(d) / kTileRows; ++t) {
         add(channelBegin, std::min(channelBegin + channels, d.inner), channels,
             [&](std::uint32_t i) {
-              const std::uint32_t row = t * kTileRows + i;
+              const std::uint32_t tile =
+                  (block.firstProjected + t) % (projectedRows(d) / kTileRows);
+              const std::uint32_t row = tile * kTileRows + i;
               if (row < bFirst) return below(row, d.dtRank);
               if (row < cFirst) return below(row - bFirst, d.states, d.dtRank);
               return below(row - cFirst, d.states, d.dtRank + d.states);
@@ -105,11 +108,13 @@ std::vector<TileRow> WorkPlan::rowsOf(const BlockPlan& block, Matrix matrix) con
         });
       }
       break;
-    case Matrix::OutProj:
-      for (std::uint32_t t = 0; t < block.outTiles.count; ++t) {
-        add(0, d.inner, d.inner, [&](std::uint32_t i) {
-          return below((block.outTiles.begin + t) * kTileRows + i, d.model);
-        });
+    case Matrix::OutProj:  // all rows; columns of the block's own channels
+      for (std::uint32_t t = 0; t < (channels > 0 ? tilesFor(d.model) : 0); ++t) {
+        add(channelBegin, std::min(channelBegin + channels, d.inner), channels,
+            [&](std::uint32_t i) {
+              const std::uint32_t tile = (block.firstOut + t) % tilesFor(d.model);
+              return below(tile * kTileRows + i, d.model);
+            });
       }
       break;
     case Matrix::Head:
@@ -129,9 +134,8 @@ std::uint32_t WorkPlan::tilesOf(const BlockPlan& block, Matrix matrix) const {
   return tiles;
 }
 
-/// x_proj and dt_proj are one panel of any height: there a warp takes whole tile rows.
 std::vector<TileRow> WorkPlan::tileRows(Matrix matrix, std::uint32_t layer) const {
-  const bool byPanels = matrix != Matrix::XProj && matrix != Matrix::DtProj;
+  const bool flat = matrix == Matrix::InProj || matrix == Matrix::Head;
   std::vector<TileRow> all;
   for (const BlockPlan& block : m_blocks) {
     std::uint64_t at = layerStart(block, matrix == Matrix::Head ? m_dimensions.layers : layer);
@@ -143,7 +147,7 @@ std::vector<TileRow> WorkPlan::tileRows(Matrix matrix, std::uint32_t layer) cons
       }
     }
     std::vector<TileRow> rows = rowsOf(block, matrix);
-    const std::size_t height = byPanels ? kPanelTiles : std::max<std::size_t>(rows.size(), 1);
+    const std::size_t height = flat ? kPanelTiles : kTallPanelTiles;
     for (std::size_t first = 0; first < rows.size(); first += height) {
       const std::size_t count = std::min(height, rows.size() - first);
       for (std::size_t i = 0; i < count; ++i) {

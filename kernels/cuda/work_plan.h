@@ -12,6 +12,9 @@ inline constexpr std::uint32_t kTileBytes = 512;    ///< bfloat16
 inline constexpr std::uint32_t kGroupChannels = 8;  ///< u and z of so many channels fill a tile
 inline constexpr std::uint32_t kPanelTiles = 4;     ///< most tiles multiplied side by side
 inline constexpr std::uint32_t kStageTiles = 32;    ///< tiles of one stage of the ring
+inline constexpr int kComputeWarps = 8;             ///< of a block
+/// Most tile rows multiplied side by side where a warp takes every eighth.
+inline constexpr std::uint32_t kTallPanelTiles = kPanelTiles * std::uint32_t{kComputeWarps};
 
 /// Extents of a model as the kernels see it. `planes` is 1 for bfloat16 weights; float32 weights
 /// are split exactly into 3 bfloat16 planes, high to low.
@@ -45,12 +48,16 @@ enum RecordField : std::uint32_t {
 
 /// What one block does. Its weights lie in one stretch of memory, in the order in which it needs
 /// them: per layer the record of its channels' parameters, in_proj, x_proj, dt_proj, out_proj, then
-/// the head. Within a matrix: panels of at most kPanelTiles tile rows; in a panel column tile by
-/// column tile, plane by plane.
+/// the head. Within a matrix: panels of at most kPanelTiles tile rows, or kTallPanelTiles where
+/// only the columns are the block's own; in a panel column tile by column tile, plane by plane.
 struct BlockPlan {
-  Share groups;    ///< groups of channels: rows of in_proj and dt_proj, columns of x_proj, the scan
-  Share outTiles;  ///< tile rows of out_proj
+  /// Groups of channels: rows of in_proj and dt_proj, the scan, columns of x_proj and out_proj.
+  Share groups;
   Share headTiles;
+  /// First tile rows of x_proj and out_proj, the others follow in a circle: blocks that add to the
+  /// same sums begin at different ones.
+  std::uint32_t firstProjected = 0;
+  std::uint32_t firstOut = 0;
   std::uint32_t recordTiles = 0;  ///< that the parameters of its channels fill, see RecordField
   std::uint64_t firstTile = 0;    ///< of the block's stretch
   std::uint32_t layerTiles = 0;   ///< tiles of one layer

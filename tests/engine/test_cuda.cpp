@@ -194,6 +194,20 @@ class CudaTest : public QObject {
     }
   }
 
+  void aSingleTokenCanBeTakenBackAndAgain() {
+    const auto runner = m_verifier->newRunner();
+    Random random(3);
+    const State start = randomState(*m_verifier, random);
+    const Token token = 101;
+    State state = m_verifier->newState();
+    runner->advance(start, state, {&token, 1}, {});
+    State rewound = m_verifier->newState();
+    runner->rewind(start, rewound, 1);
+    QVERIFY(rewound == state);
+    runner->rewind(start, rewound, 0);
+    QVERIFY(rewound == start);
+  }
+
   void aChunkMayEndWhereItBegan() {
     const auto runner = m_verifier->newRunner();
     Random random(2);
