@@ -113,7 +113,10 @@ Arguments parseArguments(const QCoreApplication& application) {
   addOptions(parser);
   if (!parser.parse(application.arguments())) refuse(parser.errorText());
   if (parser.isSet("help")) parser.showHelp(0);
-  if (parser.isSet("version")) parser.showVersion();
+  if (parser.isSet("version")) {
+    std::printf("mambabyte-playground %s\n", qPrintable(QCoreApplication::applicationVersion()));
+    std::exit(0);
+  }
   if (!parser.positionalArguments().isEmpty())
     refuse(tr("unexpected argument “%1”").arg(parser.positionalArguments().constFirst()));
 

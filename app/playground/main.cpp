@@ -81,6 +81,7 @@ int main(int argc, char** argv) {
   QCoreApplication::setApplicationName(QStringLiteral("playground"));
   QCoreApplication::setApplicationVersion(QString::fromStdString(mb::programVersion()));
   QGuiApplication::setApplicationDisplayName(QStringLiteral("MambaByte Playground"));
+  QGuiApplication::setDesktopFileName(QStringLiteral("mambabyte-playground"));  // and its icon
   Arguments arguments = mb::app::parseArguments(application);
 
   const std::unique_ptr<QSettings> settings = openSettings(headless);

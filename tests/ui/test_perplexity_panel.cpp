@@ -4,6 +4,7 @@
 #include <QToolButton>
 #include <QToolTip>
 #include <QtTest>
+#include <algorithm>
 #include <cmath>
 #include <qcustomplot.h>
 #include <set>
@@ -149,6 +150,30 @@ class PerplexityPanelTest : public QObject {
     window.setCurrentIndex(0);
     shown.panel.refreshIfNeeded();
     QCOMPARE(shown.curve(3).last(), 50.0);
+  }
+
+  void aLongTextGetsOnePointAPixelAndKeepsItsPeaks() {
+    constexpr std::size_t kSize = 30'000;
+    Shown shown;
+    shown.document.setText(mb::Bytes(kSize, 'a'));
+    ScoredBytes scores{0, {}};
+    for (std::size_t i = 0; i < kSize; ++i) {
+      mb::ByteRecord record = shown.document.record(i);
+      record.scored = true;
+      record.surprisal = i == 12'345 ? 15.0f : 1.0f;
+      scores.records.push_back(record);
+    }
+    shown.document.addScores(scores);
+    shown.panel.refreshIfNeeded();
+    QVERIFY(shown.curve(0).size() <= shown.plot().width());
+    QVERIFY(shown.curve(0).size() > shown.plot().width() / 4);
+    const QList<double> tall = shown.curve(1);
+    QCOMPARE(std::ranges::count(tall, 15.0), 1);
+    QVERIFY(std::abs(shown.curve(3).last() - (kSize - 1 + 15.0) / kSize) < 1e-9);
+    shown.axis.show(12'300, 12'400);  // near enough, every byte is back
+    shown.panel.refreshIfNeeded();
+    QVERIFY(shown.curve(0).size() >= 100 && shown.curve(0).size() < 200);
+    QCOMPARE(std::ranges::count(shown.curve(1), 15.0), 1);
   }
 
   void anEditCutsTheCurveAndKeepsTheOldOneToCompare() {

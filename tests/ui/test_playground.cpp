@@ -87,6 +87,23 @@ class PlaygroundTest : public QObject {
     QVERIFY2(ran.errors.contains(expected), ran.errors.constData());
   }
 
+  void theVersionIsThatOfTheProgram() {
+    const Ran ran = run({"--headless", "--version"});
+    QCOMPARE(ran.status, 0);
+    QVERIFY2(QString(ran.output).contains(QRegularExpression("^mambabyte-playground [0-9.]+\\n$")),
+             ran.output.constData());
+  }
+
+  void aDeviceIsChosenByName() {
+    const TemporaryFolder folder;
+    const QString picture = QString::fromStdString((folder / "window.png").string());
+    const QString tiny = QString::fromStdString(goldenFolder("tiny-byte").string());
+    const Ran ran = run({"--headless", "--model", tiny, "--no-draft", "--device", "cpu", "--bytes",
+                         "4", "--screenshot", picture});
+    QVERIFY2(ran.status == 0, ran.errors.constData());
+    QCOMPARE(run({"--headless", "--device", "abacus"}).status, 2);
+  }
+
   void helpNamesEveryOption() {
     const Ran ran = run({"--headless", "--help"});
     QCOMPARE(ran.status, 0);
