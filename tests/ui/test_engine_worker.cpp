@@ -2,7 +2,9 @@
 #include <QElapsedTimer>
 #include <QtTest>
 #include <algorithm>
-#include <ctime>
+#include <filesystem>
+#include <fstream>
+#include <unistd.h>
 
 #include "tests/support/engine_talk.h"
 #include "tests/support/random_values.h"
@@ -57,13 +59,23 @@ bool sameRecords(const std::vector<ByteRecord>& a, const std::vector<ByteRecord>
   });
 }
 
-/// Until this process computes nothing for a while.
-void waitUntilIdle() {
-  for (int idle = 0; idle < 3;) {
-    const std::clock_t before = std::clock();
-    QTest::qWait(100);
-    idle = std::clock() - before < CLOCKS_PER_SEC / 50 ? idle + 1 : 0;
+/// Whether a thread of this process runs, or would if it got a processor.
+bool anotherThreadRuns() {
+  const std::string self = std::to_string(getpid());
+  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+    std::ifstream file(task.path() / "stat");
+    std::string stat;
+    std::getline(file, stat);
+    const auto state = stat.rfind(") ");
+    if (task.path().filename() != self && state != std::string::npos && stat[state + 2] == 'R')
+      return true;
   }
+  return false;
+}
+
+/// Until all other threads wait for something, also on a machine that has no time for them.
+void waitUntilIdle() {
+  for (int idle = 0; idle < 20; idle = anotherThreadRuns() ? 0 : idle + 1) QTest::qWait(20);
 }
 
 /// Loads a tiny model and gives it a text.
@@ -177,8 +189,9 @@ class EngineWorkerTest : public QObject {
       QCOMPARE(talk.finished(run)->bytes, talk.text.size() - before);
     }
     QVERIFY(!talk.heard.gaps);
-    std::ranges::sort(latencies);
-    QVERIFY2(kSanitized || latencies[2] < 100, qPrintable(QString::number(latencies[2])));
+    // Of five, one at least that other programs did not disturb; test_stop has the distribution.
+    const qint64 least = *std::ranges::min_element(latencies);
+    QVERIFY2(kSanitized || least < 100, qPrintable(QString::number(least)));
   }
 
   void aStoppedRunGoesOnAsIfItHadNotStopped() {
