@@ -138,6 +138,15 @@ class SnapshotStoreTest : public QObject {
     QCOMPARE(store.count(), std::size_t{0});
   }
 
+  void aTextThatWasCutMayHaveDenseOnesAgain() {
+    SnapshotStore store = filled(1'000'000, 1000);
+    store.truncate(10'000);
+    std::uint64_t at = nearest(store, 10'000);
+    for (; at <= 25'000; at += kSpacing)
+      if (store.wants(at)) store.add(snapshotAt(at));
+    QVERIFY(15'000 - nearest(store, 15'000) < 2 * kSpacing);
+  }
+
   void theAnchorIsOneMoreSnapshot() {
     SnapshotStore store = filled(1000, 1000);
     const std::size_t count = store.count();

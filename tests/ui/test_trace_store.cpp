@@ -88,6 +88,8 @@ class TraceStoreTest : public QObject {
     pyramid.setRow(kRows / 2, &other);  // read again, for whoever looks there
     QVERIFY(pyramid.isKnown(kRows / 2, 1));
     QCOMPARE(pyramid.value(kRows / 2, 0), 9.0f);
+    for (std::size_t i = 0; i < 4096; ++i) pyramid.setRow(i, &other);
+    QVERIFY(pyramid.hasRow(0) && pyramid.hasRow(4095));  // what is written is in use
     QVERIFY(pyramid.mean(kRows / 2 + 512, kRows / 2 + 1024, mean));
     QCOMPARE(mean[0], valueOf(kRows / 2 + 512));
   }
@@ -112,6 +114,19 @@ class TraceStoreTest : public QObject {
     QCOMPARE(mean[0], 2.0f);
     QVERIFY(pyramid.mean(5056, 5056 + 512, mean));
     QCOMPARE(mean[0], 4.0f);
+  }
+
+  void aMeanThatIsCutThroughIsMadeAnew() {
+    TracePyramid pyramid;
+    pyramid.reset(1);
+    const float one = 1;
+    const float ten = 10;
+    for (std::size_t i = 0; i < 200; ++i) pyramid.setRow(i, i < 96 ? &one : &ten);
+    std::vector<float> mean;
+    QVERIFY(pyramid.mean(64, 104, mean));
+    pyramid.truncate(100);
+    QVERIFY(pyramid.mean(64, 100, mean));
+    QVERIFY(std::abs(mean[0] - 2.0f) < 1e-3f);
   }
 
   void choosingAnotherLayerForgetsItsChannelsOnly() {
