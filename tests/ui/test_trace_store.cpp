@@ -89,7 +89,7 @@ class TraceStoreTest : public QObject {
     QVERIFY(pyramid.isKnown(kRows / 2, 1));
     QCOMPARE(pyramid.value(kRows / 2, 0), 9.0f);
     for (std::size_t i = 0; i < 4096; ++i) pyramid.setRow(i, &other);
-    QVERIFY(pyramid.hasRow(0) && pyramid.hasRow(4095));  // what is written is in use
+    for (std::size_t i = 0; i < 4096; i += 500) QVERIFY(pyramid.hasRow(i));  // written is in use
     QVERIFY(pyramid.mean(kRows / 2 + 512, kRows / 2 + 1024, mean));
     QCOMPARE(mean[0], valueOf(kRows / 2 + 512));
   }
