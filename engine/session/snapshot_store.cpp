@@ -58,7 +58,6 @@ void SnapshotStore::truncate(std::uint64_t position) {
   while (!m_snapshots.empty() && m_snapshots.back().state.position() > position)
     m_snapshots.pop_back();
   if (hasAnchor() && m_anchor.state.position() > position) m_anchor = Snapshot();
-  m_density = m_most;  // a shorter text may have denser ones again
 }
 
 }  // namespace mb

@@ -138,16 +138,6 @@ class SnapshotStoreTest : public QObject {
     QCOMPARE(store.count(), std::size_t{0});
   }
 
-  void aTextThatWasCutMayHaveDenseOnesAgain() {
-    SnapshotStore store = filled(1'000'000, 1000);
-    store.truncate(10'000);
-    std::uint64_t at = nearest(store, 10'000);
-    for (; at <= 40'000; at += kSpacing)
-      if (store.wants(at)) store.add(snapshotAt(at));
-    const std::size_t anew = filled(40'000, 1000).count();
-    QVERIFY2(store.count() > anew * 9 / 10, qPrintable(QString::number(store.count())));
-  }
-
   void theAnchorIsOneMoreSnapshot() {
     SnapshotStore store = filled(1000, 1000);
     const std::size_t count = store.count();
