@@ -24,6 +24,12 @@ __device__ inline float reciprocal(float x) {
   return result;
 }
 
+/// Over the lanes of a warp, in every lane.
+__device__ inline float sumOfWarp(float value) {
+  for (int offset = 16; offset > 0; offset /= 2) value += __shfl_xor_sync(~0u, value, offset);
+  return value;
+}
+
 inline constexpr float kLog2E = 1.44269504f;
 inline constexpr float kLn2 = 0.693147181f;
 

@@ -39,8 +39,6 @@ class Prefill {
   /// For runs of at most `tokens` tokens. The weights must outlive it.
   Prefill(const DeviceWeights& weights, std::uint32_t tokens);
 
-  std::size_t bytes() const;
-
   enum class Logits : std::uint8_t { None, Last, All };
   struct Run {
     std::span<const std::int32_t> tokens;

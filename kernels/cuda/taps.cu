@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "kernels/cuda/math.cuh"
 #include "kernels/cuda/taps.h"
 
 namespace mb::cuda {
@@ -33,7 +34,7 @@ __global__ void meanKernel(TapArguments a) {
       ((static_cast<std::size_t>(layer) * a.capacity + blockIdx.y) * kKinds + blockIdx.z) * a.inner;
   float sum = 0;
   for (std::uint32_t i = begin + threadIdx.x; i < end; i += 32) sum += values[i];
-  for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
+  sum = sumOfWarp(sum);
   if (threadIdx.x != 0) return;
   const std::size_t row = blockIdx.y * kKinds + blockIdx.z;
   const float mean = sum / static_cast<float>(end - begin);
