@@ -51,7 +51,7 @@ nlohmann::json print(const BenchmarkResult& result) {
   return json;
 }
 
-nlohmann::json runSpeculation(const Arguments& arguments, const ModelLoader& loader,
+nlohmann::json runSpeculation(const Arguments& arguments, ModelLoader& loader,
                               std::shared_ptr<const Model> verifier) {
   const auto draft = loader.open(modelFolder(arguments.draft, "books-draft"));
   const auto drafter = std::make_shared<SubwordDrafter>(
@@ -76,7 +76,7 @@ nlohmann::json runSpeculation(const Arguments& arguments, const ModelLoader& loa
 }
 
 int bench(const Arguments& arguments) {
-  const ModelLoader loader(arguments.device.options());
+  ModelLoader loader(arguments.device.options());
   const std::stop_token stop = interruption();
   const auto model = arguments.shape.empty()
                          ? loader.open(modelFolder(arguments.model, "books"), stop)

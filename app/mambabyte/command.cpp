@@ -76,6 +76,11 @@ std::filesystem::path modelFolder(const std::string& given, const std::string& b
   return given.empty() ? findResource("models/" + bundled) : std::filesystem::path(given);
 }
 
+void sayWhenGivenUp(const ModelLoader& loader) {
+  if (loader.gaveUp())
+    std::fprintf(stderr, "mambabyte: %s; running on the CPU\n", loader.reason().c_str());
+}
+
 std::stop_token interruption() {
   // A signal handler may only set a flag; a thread that sleeps in between passes it on.
   static std::atomic<bool> interrupted{false};

@@ -39,6 +39,9 @@ struct AtLeast : CLI::Validator {
 /// The folder given, or the bundled model of that name.
 std::filesystem::path modelFolder(const std::string& given, const std::string& bundled);
 
+/// A line on standard error when models run on the CPU because a device failed.
+void sayWhenGivenUp(const ModelLoader& loader);
+
 /// Triggered by Ctrl+C.
 std::stop_token interruption();
 

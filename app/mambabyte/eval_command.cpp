@@ -37,8 +37,9 @@ int evaluateFile(const Arguments& arguments) {
   const std::stop_token stop = interruption();
   const MappedFile file(arguments.file);
   const ByteView text = rangeOf(file, arguments);
-  const ModelLoader loader(arguments.device.options());
+  ModelLoader loader(arguments.device.options());
   const auto model = loader.open(modelFolder(arguments.model, "books"), stop);
+  sayWhenGivenUp(loader);
   std::unique_ptr<const Tokenizer> tokenizer;
   if (!model->config().isByteLevel() && !model->info().tokenizer.empty())
     tokenizer = std::make_unique<const Tokenizer>(model->info().tokenizer);

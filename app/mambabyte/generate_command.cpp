@@ -90,10 +90,11 @@ int generate(Arguments& arguments) {
     if (!file.empty()) expectWritable(file);  // before the work, not after it
   arguments.settings.speculation = speculationOf(arguments);
   arguments.settings.healing = !arguments.noHealing;
-  const ModelLoader loader(arguments.device.options());
+  ModelLoader loader(arguments.device.options());
   const auto verifier = loader.open(modelFolder(arguments.model, "books"), stop);
   const auto drafter =
       arguments.draft.empty() ? nullptr : openDrafter(loader, arguments.draft, stop);
+  sayWhenGivenUp(loader);
 
   Session session(verifier, drafter);
   session.replace(0, 0, prompt);

@@ -54,7 +54,7 @@ void printMachine() {
 }
 
 int inform(const Arguments& arguments) {
-  const ModelLoader loader(arguments.device.options());
+  ModelLoader loader(arguments.device.options());
   const auto model = loader.open(modelFolder(arguments.model, "books"), interruption());
   printModel(*model);
   printMachine();

@@ -244,7 +244,7 @@ void SubwordDrafter::dropPending(std::size_t bytes) {
   m_pending.erase(m_pending.begin(), m_pending.begin() + static_cast<std::ptrdiff_t>(bytes));
 }
 
-std::shared_ptr<SubwordDrafter> openDrafter(const ModelLoader& loader,
+std::shared_ptr<SubwordDrafter> openDrafter(ModelLoader& loader,
                                             const std::filesystem::path& folder,
                                             std::stop_token stop) {
   const auto model = loader.open(folder, stop);

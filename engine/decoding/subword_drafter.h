@@ -74,7 +74,7 @@ class SubwordDrafter : public Drafter {
 
 /// The drafter in a folder. Throws what ModelLoader::open() throws, and FormatError for a folder
 /// without a tokenizer.
-std::shared_ptr<SubwordDrafter> openDrafter(const ModelLoader& loader,
+std::shared_ptr<SubwordDrafter> openDrafter(ModelLoader& loader,
                                             const std::filesystem::path& folder,
                                             std::stop_token stop);
 

@@ -13,16 +13,24 @@
 
 namespace mb {
 
+namespace {
+
+#ifdef MB_HAVE_CUDA
+DeviceMemory toMemory(const cuda::MemoryUse& use) {
+  return {use.totalBytes - use.freeBytes, use.totalBytes};
+}
+#endif
+
+}  // namespace
+
 DeviceChoice chooseDevice() {
   DeviceChoice choice;
   choice.devices.push_back({DeviceKind::Cpu, 0, "CPU", {}});
 #ifdef MB_HAVE_CUDA
   const cuda::DeviceList list = cuda::listDevices();
   for (const cuda::DeviceDescription& device : list.devices)
-    choice.devices.push_back({DeviceKind::Cuda,
-                              device.index,
-                              device.name,
-                              {device.totalBytes - device.freeBytes, device.totalBytes}});
+    choice.devices.push_back(
+        {DeviceKind::Cuda, device.index, device.name, toMemory(device.memory)});
   if (choice.hasCuda()) {
     choice.kind = DeviceKind::Cuda;
     choice.reason = "the first CUDA device";
@@ -35,44 +43,47 @@ DeviceChoice chooseDevice() {
   return choice;
 }
 
-std::optional<DeviceMemory> memoryOfCudaDevice(int index) {
+std::optional<DeviceMemory> memoryOfCudaDevice([[maybe_unused]] int index) {
 #ifdef MB_HAVE_CUDA
   try {
-    const cuda::DeviceDescription device = cuda::describeDevice(index);
-    return DeviceMemory{device.totalBytes - device.freeBytes, device.totalBytes};
+    return toMemory(cuda::memoryUse(index));
   } catch (const cuda::CudaError&) {
     return std::nullopt;
   }
 #else
-  static_cast<void>(index);
   return std::nullopt;
 #endif
 }
 
 ModelLoader::ModelLoader(const DeviceOptions& options) : m_options(options) {
   const DeviceChoice choice = chooseDevice();
-  if (options.kind == DeviceKind::Cuda && !choice.hasCuda())
-    throw DeviceError("CUDA is not usable here: " + choice.reason);
   m_reason = options.kind == DeviceKind::Auto || !choice.hasCuda() ? choice.reason : "as chosen";
   if (options.kind == DeviceKind::Auto) {
-    m_chosen = true;
     m_options.kind = choice.kind;
+    m_options.orCpu = true;
     if (choice.hasCuda()) m_options.cudaDevice = choice.devices[1].cudaDevice;
+  } else if (options.kind == DeviceKind::Cuda && !choice.hasCuda()) {
+    giveUp("CUDA is not usable here: " + choice.reason);
   }
   m_pool = std::make_shared<cpu::ThreadPool>(options.threads);
 }
 
+void ModelLoader::giveUp(const std::string& problem) {
+  if (!m_options.orCpu) throw DeviceError(problem);
+  m_options.kind = DeviceKind::Cpu;
+  m_reason = problem;
+  m_gaveUp = true;
+}
+
 std::shared_ptr<const Model> ModelLoader::build(const WeightSource& source, const ModelInfo& info,
-                                                std::stop_token stop) const {
+                                                std::stop_token stop) {
 #ifdef MB_HAVE_CUDA
   if (m_options.kind == DeviceKind::Cuda) {
     try {
       return std::make_shared<const CudaModel>(source, info, m_options.precision,
                                                m_options.cudaDevice, stop);
     } catch (const DeviceError& error) {
-      if (!m_chosen) throw;
-      m_options.kind = DeviceKind::Cpu;
-      m_reason = error.what();
+      giveUp(error.what());
     }
   }
 #endif
@@ -81,7 +92,7 @@ std::shared_ptr<const Model> ModelLoader::build(const WeightSource& source, cons
 }
 
 std::shared_ptr<const Model> ModelLoader::open(const std::filesystem::path& folder,
-                                               std::stop_token stop) const {
+                                               std::stop_token stop) {
   const Checkpoint checkpoint(folder);
   ModelInfo info;
   info.folder = checkpoint.folder();
@@ -99,8 +110,7 @@ double ModelLoader::measureMemoryBandwidth() const {
   return cpu::measureReadBandwidth(*m_pool);
 }
 
-std::shared_ptr<const Model> ModelLoader::openShape(const std::string& name,
-                                                    std::stop_token stop) const {
+std::shared_ptr<const Model> ModelLoader::openShape(const std::string& name, std::stop_token stop) {
   const auto config = namedShape(name);
   if (!config) {
     throw RequestError("shape " + name + " is unknown; known are " + std::string(namedShapes()));

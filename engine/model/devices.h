@@ -21,6 +21,7 @@ struct DeviceOptions {
   DeviceKind kind = DeviceKind::Cpu;
   WeightPrecision precision = WeightPrecision::BFloat16;
   int cudaDevice = 0;       ///< index
+  bool orCpu = false;       ///< a CUDA device that fails gives way to the CPU; Auto implies it
   std::string simd = {};    ///< CPU instruction set; empty takes the fastest
   std::size_t threads = 0;  ///< CPU threads; 0 takes all
 };
@@ -61,15 +62,16 @@ class ModelLoader {
 
   /// What models are opened on; never Auto.
   DeviceKind kind() const { return m_options.kind; }
+  int cudaDevice() const { return m_options.cudaDevice; }
   /// Why that, for people.
   const std::string& reason() const { return m_reason; }
+  /// A CUDA device failed, for which reason(), and the CPU took its place.
+  bool gaveUp() const { return m_gaveUp; }
 
-  /// Throws FileError, FormatError, DeviceError or Stopped. A device that Auto chose and that fails
-  /// is replaced by the CPU, for this model and later ones.
-  std::shared_ptr<const Model> open(const std::filesystem::path& folder,
-                                    std::stop_token stop = {}) const;
+  /// Throws FileError, FormatError, DeviceError or Stopped.
+  std::shared_ptr<const Model> open(const std::filesystem::path& folder, std::stop_token stop = {});
   /// A model of a named shape with random weights. Throws RequestError for an unknown name.
-  std::shared_ptr<const Model> openShape(const std::string& name, std::stop_token stop = {}) const;
+  std::shared_ptr<const Model> openShape(const std::string& name, std::stop_token stop = {});
 
   const std::shared_ptr<cpu::ThreadPool>& pool() const { return m_pool; }
   /// Bytes a second that the device reads from memory, the best of some passes.
@@ -77,11 +79,12 @@ class ModelLoader {
 
  private:
   std::shared_ptr<const Model> build(const WeightSource& source, const ModelInfo& info,
-                                     std::stop_token stop) const;
+                                     std::stop_token stop);
+  void giveUp(const std::string& problem);
 
-  mutable DeviceOptions m_options;
-  bool m_chosen = false;  ///< by Auto
-  mutable std::string m_reason;
+  DeviceOptions m_options;
+  std::string m_reason;
+  bool m_gaveUp = false;
   std::shared_ptr<cpu::ThreadPool> m_pool;
 };
 

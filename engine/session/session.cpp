@@ -81,10 +81,12 @@ void Session::replace(std::size_t at, std::size_t removed, ByteView inserted,
   m_editedAt = at;
   if (m_cursor.position() > at || m_cursor.hasPending()) {
     m_snapshots.truncate(at);
-    if (const Snapshot* snapshot = m_snapshots.nearest(at))
-      m_cursor.restart(*snapshot);
-    else
-      m_cursor.restart();
+    m_cursor.restart();
+    try {
+      if (const Snapshot* snapshot = m_snapshots.nearest(at)) m_cursor.restart(*snapshot);
+    } catch (const DeviceError&) {
+      // Reading from the beginning will meet what is wrong with the device.
+    }
   }
 }
 

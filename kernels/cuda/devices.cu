@@ -79,12 +79,16 @@ DeviceDescription describeDevice(int index) {
       .name = properties.name,
       .major = properties.major,
       .minor = properties.minor,
-      .totalBytes = properties.totalGlobalMem,
+      .memory = memoryUse(index),
       .multiprocessors = static_cast<std::uint32_t>(properties.multiProcessorCount)};
-  std::size_t total = 0;
-  check(cudaSetDevice(index), "cudaSetDevice");
-  check(cudaMemGetInfo(&device.freeBytes, &total), "cudaMemGetInfo");
   return device;
+}
+
+MemoryUse memoryUse(int index) {
+  MemoryUse use;
+  check(cudaSetDevice(index), "cudaSetDevice");
+  check(cudaMemGetInfo(&use.freeBytes, &use.totalBytes), "cudaMemGetInfo");
+  return use;
 }
 
 double measureReadBandwidth() {

@@ -8,13 +8,17 @@
 
 namespace mb::cuda {
 
+struct MemoryUse {
+  std::size_t freeBytes = 0;
+  std::size_t totalBytes = 0;
+};
+
 struct DeviceDescription {
   int index = 0;
   std::string name;
   int major = 0;  ///< compute capability
   int minor = 0;
-  std::size_t totalBytes = 0;
-  std::size_t freeBytes = 0;
+  MemoryUse memory;
   std::uint32_t multiprocessors = 0;
 };
 
@@ -25,6 +29,9 @@ struct DeviceList {
 
 /// Throws CudaError.
 DeviceDescription describeDevice(int index);
+
+/// By every program. Quick. Throws CudaError.
+MemoryUse memoryUse(int index);
 
 /// Bytes a second read from the current device's memory, the best of some passes over 2 GiB, or
 /// over what is free. Throws CudaError.

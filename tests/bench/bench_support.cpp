@@ -16,8 +16,8 @@ Options& options() {
   return options;
 }
 
-const ModelLoader& loader() {
-  static const ModelLoader kLoader = [] {
+ModelLoader& loader() {
+  static ModelLoader kLoader = [] {
     DeviceOptions device;
     device.simd = options().simd;
     device.threads = options().threads;

@@ -61,7 +61,7 @@ class CudaTest : public QObject {
   void initTestCase() {
     const DeviceChoice choice = chooseDevice();
     if (!choice.hasCuda()) QSKIP(choice.reason.c_str());
-    const ModelLoader cuda = loader(DeviceKind::Cuda);
+    ModelLoader cuda = loader(DeviceKind::Cuda);
     m_verifier = cuda.open(bundledFolder("books"));
     m_drafter = openDrafter(cuda, bundledFolder("books-draft"), {});
   }

@@ -87,7 +87,7 @@ class StopTest : public QObject {
   void loading() {
     DeviceOptions options;
     options.threads = 2;
-    const ModelLoader loader(options);
+    ModelLoader loader(options);
     const auto folder = bundledFolder("books");
     const auto logitsOf = [](const Model& model) {
       const auto runner = model.newRunner();

@@ -9,6 +9,9 @@
 #include "tests/support/test_models.h"
 #include "ui/bridge/engine_worker.h"
 
+/// QTRY_VERIFY that listens first.
+#define TRY(talk, condition) QTRY_VERIFY_WITH_TIMEOUT((talk).listen() && (condition), 60'000)
+
 namespace mb::test {
 
 /// Keeps everything the worker has said, as a document would: what belongs to another revision than

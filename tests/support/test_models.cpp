@@ -83,7 +83,7 @@ std::shared_ptr<const Model> tinyByteModel() {
 Pair bundledPair() {
   DeviceOptions options;
   options.threads = 2;
-  const ModelLoader loader(options);
+  ModelLoader loader(options);
   const auto draft = loader.open(bundledFolder("books-draft"));
   return {loader.open(bundledFolder("books")),
           std::make_shared<SubwordDrafter>(

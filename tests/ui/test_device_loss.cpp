@@ -16,34 +16,64 @@ using mb::ui::ModelsLoaded;
 using mb::ui::RunFinished;
 using mb::ui::TaskFailed;
 
-#define TRY(talk, condition) QTRY_VERIFY_WITH_TIMEOUT((talk).listen() && (condition), 60'000)
-
 namespace {
 
-/// A CPU model that claims to be a CUDA device and breaks after some chunks.
+/// A device that breaks after some chunks.
+struct Device {
+  std::atomic<int> chunks;
+  bool handsStatesOut = false;  ///< also when broken
+
+  void use() const {
+    if (chunks <= 0) throw DeviceError("CUDA device 0 failed: a loose plug");
+  }
+};
+
+/// Values that go with the device.
+class PluggedValues : public DeviceValues {
+ public:
+  PluggedValues(std::shared_ptr<const Device> device, std::span<const float> values)
+      : m_device(std::move(device)), m_values(values.begin(), values.end()) {}
+  std::unique_ptr<DeviceValues> clone() const override {
+    m_device->use();
+    return std::make_unique<PluggedValues>(m_device, m_values);
+  }
+  void download(std::span<float> values) const override {
+    if (!m_device->handsStatesOut) m_device->use();
+    std::ranges::copy(m_values, values.begin());
+  }
+
+ private:
+  std::shared_ptr<const Device> m_device;
+  std::vector<float> m_values;
+};
+
+/// A CPU model that claims to be on that device, and leaves states there.
 class BreakingModel : public Model {
  public:
-  BreakingModel(std::shared_ptr<const Model> model, int chunks)
-      : m_model(std::move(model)), m_left(chunks) {}
+  BreakingModel(std::shared_ptr<const Model> model, std::shared_ptr<Device> device)
+      : m_model(std::move(model)), m_device(std::move(device)) {}
   const ModelConfig& config() const override { return m_model->config(); }
   const ModelInfo& info() const override { return m_model->info(); }
   std::unique_ptr<Runner> newRunner() const override {
-    return std::make_unique<BreakingRunner>(m_model->newRunner(), m_left);
+    return std::make_unique<BreakingRunner>(m_model->newRunner(), m_device);
   }
 
  private:
   class BreakingRunner : public Runner {
    public:
-    BreakingRunner(std::unique_ptr<Runner> runner, std::atomic<int>& left)
-        : m_runner(std::move(runner)), m_left(left) {}
+    BreakingRunner(std::unique_ptr<Runner> runner, std::shared_ptr<Device> device)
+        : m_runner(std::move(runner)), m_device(std::move(device)) {}
     std::size_t maxChunk() const override { return m_runner->maxChunk(); }
     void advance(const State& from, State& to, TokenView tokens,
                  const ChunkRequest& request) override {
-      if (m_left-- <= 0) throw DeviceError("CUDA device 0 failed: a loose plug");
+      m_device->use();
+      --m_device->chunks;
       m_runner->advance(from, to, tokens, request);
+      leaveOnDevice(to);
     }
     void rewind(const State& from, State& to, std::size_t kept) override {
       m_runner->rewind(from, to, kept);
+      leaveOnDevice(to);
     }
     std::span<const float> logits(std::size_t index) const override {
       return m_runner->logits(index);
@@ -51,27 +81,33 @@ class BreakingModel : public Model {
     const TapBlock& taps() const override { return m_runner->taps(); }
 
    private:
+    void leaveOnDevice(State& state) {
+      const auto values = std::as_const(state).values();
+      state.moveToDevice(std::make_unique<PluggedValues>(m_device, values));
+    }
+
     std::unique_ptr<Runner> m_runner;
-    std::atomic<int>& m_left;
+    std::shared_ptr<Device> m_device;
   };
 
   std::shared_ptr<const Model> m_model;
-  mutable std::atomic<int> m_left;
+  std::shared_ptr<Device> m_device;
 };
 
-/// Opens models of which those for CUDA break after `chunks` chunks.
-ui::OpenModels breakingAfter(int chunks) {
-  return [chunks](const ui::LoadModels& command, std::stop_token stop) {
+/// Opens models of which those for CUDA are on `device`.
+ui::OpenModels openOn(std::shared_ptr<Device> device) {
+  return [device](const ui::LoadModels& command, std::stop_token stop) {
     ui::LoadModels onCpu = command;
     onCpu.device.kind = DeviceKind::Cpu;
     ui::OpenedModels opened = ui::openModels(onCpu, stop);
     if (command.device.kind == DeviceKind::Cpu) return opened;
-    opened.verifier = std::make_shared<BreakingModel>(opened.verifier, chunks);
+    opened.verifier = std::make_shared<BreakingModel>(opened.verifier, device);
     opened.device = DeviceKind::Cuda;
     return opened;
   };
 }
 
+constexpr int kNever = 1'000'000;
 constexpr std::size_t kWritten = 40;
 const std::string kPrompt = "The rain had stopped, and in the street a door was opened and shut.";
 
@@ -83,16 +119,22 @@ class DeviceLossTest : public QObject {
  private slots:
   void aRunGoesOnAsIfNothingHadHappened_data() {
     QTest::addColumn<int>("chunks");
+    QTest::addColumn<bool>("handsStatesOut");
     // While the prompt is scored, at the first byte, and in the middle.
-    for (const int chunks : {0, 1, 2, 3, 25})
-      QTest::addRow("breaks after %d chunks", chunks) << chunks;
+    for (const int chunks : {0, 1, 2, 3, 25}) {
+      for (const bool handsOut : {false, true})
+        QTest::addRow("breaks after %d chunks, %s its states", chunks,
+                      handsOut ? "hands out" : "keeps")
+            << chunks << handsOut;
+    }
   }
   void aRunGoesOnAsIfNothingHadHappened() {
     QFETCH(int, chunks);
+    QFETCH(bool, handsStatesOut);
     EngineTalk whole;
     const Bytes expected = write(whole, DeviceKind::Cpu);
     if (QTest::currentTestFailed()) return;
-    EngineTalk broken(breakingAfter(chunks));
+    EngineTalk broken(openOn(std::make_shared<Device>(chunks, handsStatesOut)));
     const Bytes text = write(broken, DeviceKind::Cuda);
     if (QTest::currentTestFailed()) return;
     QVERIFY(text == expected);
@@ -106,10 +148,38 @@ class DeviceLossTest : public QObject {
       QCOMPARE(broken.heard.records[i].surprisal, whole.heard.records[i].surprisal);
   }
 
+  void anEditThatMeetsABrokenDeviceIsMadeAllTheSame() {
+    const auto device = std::make_shared<Device>(kNever);
+    EngineTalk talk(openOn(device));
+    write(talk, DeviceKind::Cuda);
+    if (QTest::currentTestFailed()) return;
+    device->chunks = 0;
+    talk.edit(10, 3, toBytes("ZZ"));  // goes back to a snapshot on the device
+    TRY(talk, talk.isUpToDate());
+    QCOMPARE(talk.all<DeviceLost>().size(), std::size_t{1});
+    QVERIFY(talk.heard.bytes() == talk.text);
+    const auto run = talk.generate(5, {});
+    TRY(talk, talk.finished(run));
+    QCOMPARE(talk.finished(run)->bytes, std::size_t{5});
+  }
+
+  void timingOnABrokenDeviceIsDoneOnTheCpu() {
+    const auto device = std::make_shared<Device>(kNever);
+    EngineTalk talk(openOn(device));
+    write(talk, DeviceKind::Cuda);
+    if (QTest::currentTestFailed()) return;
+    device->chunks = 0;
+    talk.worker().post(ui::TimePlain{20, 60, {}, 1.0});
+    TRY(talk, talk.last<ui::PlainTimed>());
+    QCOMPARE(talk.last<ui::PlainTimed>()->bytes, std::size_t{40});
+    QCOMPARE(talk.all<DeviceLost>().size(), std::size_t{1});
+  }
+
   void aCpuThatFailsIsNotReplaced() {
     EngineTalk talk([](const ui::LoadModels& command, std::stop_token stop) {
       ui::OpenedModels opened = ui::openModels(command, stop);
-      opened.verifier = std::make_shared<BreakingModel>(opened.verifier, 0);
+      opened.verifier =
+          std::make_shared<BreakingModel>(opened.verifier, std::make_shared<Device>(0));
       return opened;
     });
     talk.load(goldenFolder("tiny-byte"));
@@ -127,9 +197,11 @@ class DeviceLossTest : public QObject {
     TRY(talk, talk.last<ModelsLoaded>());
     QCOMPARE(talk.last<ModelsLoaded>()->device, DeviceKind::Cpu);
     QVERIFY(mentions(talk.last<ModelsLoaded>()->deviceReason, "CUDA"));
+    QVERIFY(talk.last<ModelsLoaded>()->gaveUp);
     talk.load(goldenFolder("tiny-byte"), {}, DeviceKind::Auto);
     TRY(talk, talk.all<ModelsLoaded>().size() == 2);
     QCOMPARE(talk.last<ModelsLoaded>()->device, DeviceKind::Cpu);
+    QVERIFY(!talk.last<ModelsLoaded>()->gaveUp);
   }
 
   void theWindowSaysWhyAndShowsTheNewDevice() {

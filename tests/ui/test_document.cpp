@@ -2,11 +2,13 @@
 #include <QtTest>
 #include <cmath>
 
+#include "tests/support/documents.h"
 #include "tests/support/random_values.h"
 #include "ui/model/document.h"
 
 using namespace mb;
 using namespace mb::ui;
+using mb::test::scores;
 
 namespace {
 
@@ -27,20 +29,6 @@ class Follower : public QObject {
   Bytes text;
   Revision revision = 0;
 };
-
-ScoredBytes scores(std::size_t first, const std::string& text, Origin origin = Origin::Plain,
-                   float surprisal = 1) {
-  ScoredBytes result{first, {}};
-  for (const char c : text) {
-    ByteRecord record;
-    record.byte = static_cast<Byte>(c);
-    record.origin = origin;
-    record.scored = true;
-    record.surprisal = surprisal;
-    result.records.push_back(record);
-  }
-  return result;
-}
 
 QString textOf(const Document& document) {
   const Bytes bytes = document.bytes();

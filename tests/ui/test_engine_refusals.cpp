@@ -11,8 +11,6 @@ using mb::ui::ModelsLoaded;
 using mb::ui::Task;
 using mb::ui::TaskFailed;
 
-#define TRY(talk, condition) QTRY_VERIFY_WITH_TIMEOUT((talk).listen() && (condition), 60'000)
-
 class EngineRefusalsTest : public QObject {
   Q_OBJECT
 

@@ -22,9 +22,6 @@ using mb::ui::Task;
 using mb::ui::TaskFailed;
 using mb::ui::TimePlain;
 
-// QTRY_VERIFY that listens first.
-#define TRY(talk, condition) QTRY_VERIFY_WITH_TIMEOUT((talk).listen() && (condition), 60'000)
-
 namespace {
 
 /// More than any test lets a run write.

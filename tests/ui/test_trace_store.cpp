@@ -7,6 +7,20 @@
 using namespace mb;
 using namespace mb::ui;
 
+namespace {
+
+TapBlock blockOf(std::size_t count, std::size_t layers, std::size_t bins) {
+  TapBlock block;
+  block.count = count;
+  block.layers = layers;
+  block.bins = bins;
+  block.byLayer.assign(count * kTapKinds * layers, 0.5f);
+  block.byChannel.assign(count * kTapKinds * bins, 0.5f);
+  return block;
+}
+
+}  // namespace
+
 class TraceStoreTest : public QObject {
   Q_OBJECT
 
@@ -132,10 +146,7 @@ class TraceStoreTest : public QObject {
   void choosingAnotherLayerForgetsItsChannelsOnly() {
     TraceStore store;
     store.reset(2, 3);
-    TapBlock block;
-    block.count = 1;
-    block.layers = 2;
-    block.bins = 3;
+    TapBlock block = blockOf(1, 2, 3);
     block.byLayer = {1, 2, 3, 4, 5, 6};
     block.byChannel = {1, 2, 3, 4, 5, 6, 7, 8, 9};
     store.add({0, 1, block});
@@ -155,25 +166,14 @@ class TraceStoreTest : public QObject {
   void blocksOfAnotherModelAreIgnored() {
     TraceStore store;
     store.reset(2, 3);
-    TapBlock block;
-    block.count = 1;
-    block.layers = 1;
-    block.bins = 1;
-    block.byLayer = {1, 1, 1};
-    block.byChannel = {1, 1, 1};
-    store.add({0, 1, block});
+    store.add({0, 1, blockOf(1, 1, 1)});
     QCOMPARE(store.byLayer(TapKind::Delta).size(), std::size_t{0});
   }
 
   void aLongTextTakesLittleMoreThanAShortOne() {
     TraceStore store;
     store.reset(8, 64);
-    TapBlock block;
-    block.count = 1000;
-    block.layers = 8;
-    block.bins = 64;
-    block.byLayer.assign(1000 * 3 * 8, 0.5f);
-    block.byChannel.assign(1000 * 3 * 64, 0.5f);
+    const TapBlock block = blockOf(1000, 8, 64);
     std::vector<float> mean;
     const auto growTo = [&](std::size_t size) {
       for (std::size_t first = store.byLayer(TapKind::Delta).size(); first < size; first += 1000)

@@ -56,28 +56,18 @@ class EngineWorker::Listener : public SessionListener {
   EngineWorker& m_worker;
 };
 
-/// A device that fails while it opens a model gives way to the CPU.
 OpenedModels openModels(const LoadModels& command, std::stop_token stop) {
-  const auto openOn = [&](const DeviceOptions& device) {
-    const ModelLoader loader(device);
-    OpenedModels opened;
-    opened.verifier = loader.open(command.verifier, stop);
-    if (!command.drafter.empty()) opened.drafter = openDrafter(loader, command.drafter, stop);
-    opened.device = loader.kind();
-    opened.cudaDevice = device.cudaDevice;
-    opened.reason = loader.reason();
-    return opened;
-  };
-  try {
-    return openOn(command.device);
-  } catch (const DeviceError& error) {
-    if (command.device.kind == DeviceKind::Cpu) throw;
-    DeviceOptions instead = command.device;
-    instead.kind = DeviceKind::Cpu;
-    OpenedModels opened = openOn(instead);
-    opened.reason = error.what();
-    return opened;
-  }
+  DeviceOptions device = command.device;
+  device.orCpu = true;
+  ModelLoader loader(device);
+  OpenedModels opened;
+  opened.verifier = loader.open(command.verifier, stop);
+  if (!command.drafter.empty()) opened.drafter = openDrafter(loader, command.drafter, stop);
+  opened.device = loader.kind();
+  opened.cudaDevice = loader.cudaDevice();
+  opened.reason = loader.reason();
+  opened.gaveUp = loader.gaveUp();
+  return opened;
 }
 
 EngineWorker::EngineWorker(OpenModels open, QObject* parent)
@@ -208,6 +198,7 @@ ModelsLoaded EngineWorker::describe(const OpenedModels& models) const {
   loaded.device = models.device;
   loaded.cudaDevice = models.cudaDevice;
   loaded.deviceReason = models.reason;
+  loaded.gaveUp = models.gaveUp;
   loaded.devices = chooseDevice().devices;
   return loaded;
 }
@@ -234,23 +225,31 @@ void EngineWorker::perform(const LoadModels& command, std::stop_token stop) {
   }
 }
 
-/// After a device failed: the same models and text on the CPU. False when that fails too, or the
-/// CPU it was.
-bool EngineWorker::moveToCpu(const std::string& problem, std::stop_token stop) {
-  if (m_models.device == DeviceKind::Cpu) return false;
+/// The same models and text on the CPU. Throws `error` when it was the CPU that failed.
+void EngineWorker::moveToCpu(const DeviceError& error, std::stop_token stop) {
+  if (m_models.device == DeviceKind::Cpu) throw error;
   LoadModels command = m_loaded;
   command.device.kind = DeviceKind::Cpu;
   OpenedModels models = m_open(command, stop);
-  models.reason = problem;
+  models.reason = error.what();
   auto session = std::make_unique<Session>(models.verifier, models.drafter);
   session->takeOver(*m_session);
-  DeviceLost lost{problem, describe(models)};
+  DeviceLost lost{error.what(), describe(models)};
   m_session = std::move(session);
   m_models = std::move(models);
   m_loaded = command;
-  m_upToDate = false;
+  m_upToDate = m_session->text().empty();
   publish(std::move(lost));
-  return true;
+}
+
+template <class Work>
+void EngineWorker::onWorkingDevice(std::stop_token stop, const Work& work) {
+  try {
+    work();
+  } catch (const DeviceError& error) {
+    moveToCpu(error, stop);
+    work();
+  }
 }
 
 void EngineWorker::perform(const EditText& command, std::stop_token) {
@@ -279,19 +278,13 @@ void EngineWorker::perform(const Generate& command, std::stop_token stop) {
   Listener listener(*this);
   const std::size_t before = m_session->text().size();
   auto start = std::chrono::steady_clock::now();
-  const auto run = [&] {
-    m_session->prepare(command.settings, listener, stop);
-    start = std::chrono::steady_clock::now();
-    const std::size_t written = m_session->text().size() - before;
-    m_session->generate(command.count - written, command.settings, listener, stop);
-  };
   try {
-    try {
-      run();
-    } catch (const DeviceError& error) {
-      if (!moveToCpu(error.what(), stop)) throw;
-      run();
-    }
+    onWorkingDevice(stop, [&] {
+      m_session->prepare(command.settings, listener, stop);
+      start = std::chrono::steady_clock::now();
+      const std::size_t written = m_session->text().size() - before;
+      m_session->generate(command.count - written, command.settings, listener, stop);
+    });
   } catch (const Stopped&) {
     finished.stopped = true;
   } catch (const std::exception& error) {
@@ -318,8 +311,10 @@ void EngineWorker::perform(const TimePlain& command, std::stop_token stop) {
   setActivity(Activity{Task::TimePlain, 0, 0});
   PlainTimed timed{command.last - command.first, 0, command.speculativeSeconds};
   try {
-    timed.plainSeconds =
-        m_session->timePlainDecoding(command.first, command.last, command.sampler, stop);
+    onWorkingDevice(stop, [&] {
+      timed.plainSeconds =
+          m_session->timePlainDecoding(command.first, command.last, command.sampler, stop);
+    });
     publish(timed);
   } catch (const Stopped&) {
     publish(TaskFailed{Task::TimePlain, {}});
@@ -330,11 +325,7 @@ void EngineWorker::perform(const TimePlain& command, std::stop_token stop) {
 
 void EngineWorker::workInBackground(std::stop_token stop) {
   try {
-    try {
-      m_upToDate ? observe(stop) : score(stop);
-    } catch (const DeviceError& error) {
-      if (!moveToCpu(error.what(), stop)) throw;
-    }
+    onWorkingDevice(stop, [&] { m_upToDate ? observe(stop) : score(stop); });
   } catch (const Stopped&) {
     // a command came in; the work goes on after it
   } catch (const std::exception& error) {

@@ -12,6 +12,7 @@
 #include <stop_token>
 
 #include "engine/decoding/subword_drafter.h"
+#include "engine/error.h"
 #include "engine/session/session.h"
 #include "ui/bridge/messages.h"
 
@@ -23,7 +24,8 @@ struct OpenedModels {
   std::shared_ptr<SubwordDrafter> drafter;  ///< or null
   DeviceKind device = DeviceKind::Cpu;
   int cudaDevice = 0;
-  std::string reason;  ///< why this device
+  std::string reason;   ///< why this device
+  bool gaveUp = false;  ///< the one asked for failed
 };
 
 /// Throws FileError, FormatError, RequestError, DeviceError or Stopped.
@@ -64,7 +66,10 @@ class EngineWorker : public QThread {
   void perform(const Observe& command, std::stop_token stop);
   void perform(const TimePlain& command, std::stop_token stop);
   ModelsLoaded describe(const OpenedModels& models) const;
-  bool moveToCpu(const std::string& problem, std::stop_token stop);
+  void moveToCpu(const DeviceError& error, std::stop_token stop);
+  /// Does work on the session; when its device fails, moves to the CPU and does it again there.
+  template <class Work>
+  void onWorkingDevice(std::stop_token stop, const Work& work);
   void workInBackground(std::stop_token stop);
   void score(std::stop_token stop);
   void observe(std::stop_token stop);

@@ -84,6 +84,7 @@ struct ModelsLoaded {
   DeviceKind device = DeviceKind::Cpu;  ///< that they run on; never Auto
   int cudaDevice = 0;
   std::string deviceReason;
+  bool gaveUp = false;               ///< deviceReason says why it is not the device asked for
   std::vector<DeviceEntry> devices;  ///< that there are
 };
 

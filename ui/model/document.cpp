@@ -92,10 +92,8 @@ void Document::remove(std::size_t at, std::size_t count) {
 void Document::replace(std::size_t at, std::size_t count, ByteView bytes, Origin origin) {
   closeRun();
   at = std::min(at, size());
-  at = std::min(at, size());
   count = std::min(count, size() - at);
   if (count == 0 && bytes.empty()) return;
-  closeRun();
   const auto first = m_records.begin() + static_cast<std::ptrdiff_t>(at);
   const bool typing = count == 0 && bytes.size() <= 4 && origin == Origin::Prompt;
   m_undo.push(new Change(*this, at, {first, first + static_cast<std::ptrdiff_t>(count)},

@@ -147,23 +147,31 @@ std::size_t PerplexityPanel::bytesPerPoint() const {
   return static_cast<std::size_t>(std::max(1.0, std::ceil(bytes / pixels)));
 }
 
-/// Writes the points in view. One that stands for several bytes shows the tallest bar among them
-/// and the running mean behind them.
-void PerplexityPanel::refreshCurves() {
+/// Hands out the bytes of every point in view, of `known` bytes in all, and the point's place.
+void PerplexityPanel::forEachPoint(
+    std::size_t known,
+    const std::function<void(std::size_t first, std::size_t last, double x)>& use) const {
   const std::size_t step = bytesPerPoint();
   const auto lower = static_cast<std::size_t>(std::max(0.0, m_axis.lower()));
   const std::size_t upper =
-      std::min(m_sums.size() - 1, static_cast<std::size_t>(std::ceil(m_axis.upper())) + step);
-  for (QCPGraph* graph : {m_bars, m_tallBars, m_running}) graph->data()->clear();
+      std::min(known, static_cast<std::size_t>(std::ceil(m_axis.upper())) + step);
   for (std::size_t first = lower / step * step; first < upper; first += step) {
-    const std::size_t last = std::min(first + step, m_sums.size() - 1);
-    const double x = static_cast<double>(first + last) / 2;
+    const std::size_t last = std::min(first + step, known);
+    use(first, last, static_cast<double>(first + last) / 2);
+  }
+}
+
+/// A point that stands for several bytes shows the tallest bar among them and the running mean
+/// behind them.
+void PerplexityPanel::refreshCurves() {
+  for (QCPGraph* graph : {m_bars, m_tallBars, m_running}) graph->data()->clear();
+  forEachPoint(m_sums.size() - 1, [this](std::size_t first, std::size_t last, double x) {
     double tallest = kNone;
     for (std::size_t i = first; i < last; ++i) tallest = std::fmax(tallest, surprisalAt(i));
     m_bars->addData(x, tallest <= kTallBits ? tallest : kNone);
     m_tallBars->addData(x, tallest > kTallBits ? tallest : kNone);
     m_running->addData(x, runningAt(last - 1));
-  }
+  });
 }
 
 void PerplexityPanel::refreshGhost() {
@@ -171,17 +179,10 @@ void PerplexityPanel::refreshGhost() {
   m_dismiss->setVisible(shown);
   m_plot->setChangeMark(shown ? std::optional(m_document.firstChanged()) : std::nullopt);
   m_ghost->data()->clear();
-  if (!shown) return;
-  const std::size_t step = bytesPerPoint();
-  const auto lower = static_cast<std::size_t>(std::max(0.0, m_axis.lower()));
-  const std::size_t upper =
-      std::min(m_ghostSums.size() - 1, static_cast<std::size_t>(std::ceil(m_axis.upper())) + step);
-  for (std::size_t first = lower / step * step; first < upper; first += step) {
-    const std::size_t last = std::min(first + step, m_ghostSums.size() - 1);
+  forEachPoint(m_ghostSums.size() - 1, [this](std::size_t, std::size_t last, double x) {
     const bool known = !std::isnan(m_document.ghost(last - 1));
-    m_ghost->addData(static_cast<double>(first + last) / 2,
-                     known ? runningOf(m_ghostSums, last - 1) : kNone);
-  }
+    m_ghost->addData(x, known ? runningOf(m_ghostSums, last - 1) : kNone);
+  });
 }
 
 double PerplexityPanel::tallestShown() const {

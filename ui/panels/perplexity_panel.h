@@ -3,6 +3,7 @@
 
 #include <QSharedPointer>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "ui/model/byte_axis.h"
@@ -54,6 +55,9 @@ class PerplexityPanel : public Panel {
   double runningOf(const std::vector<Sum>& sums, std::size_t byte) const;
   double surprisalAt(std::size_t byte) const;
   std::size_t bytesPerPoint() const;
+  void forEachPoint(
+      std::size_t known,
+      const std::function<void(std::size_t first, std::size_t last, double x)>& use) const;
   void followGhost();
   void refreshCurves();
   void refreshGhost();

@@ -2,6 +2,7 @@
 
 #include <QActionGroup>
 #include <QSettings>
+#include <utility>
 
 namespace mb::ui {
 

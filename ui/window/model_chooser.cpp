@@ -123,8 +123,7 @@ void ModelChooser::finishLoading(const ModelsLoaded& models) {
   m_deviceMenu->setDevices(models.devices);
   emit loadingChanged();
   emit opened(models);
-  const bool wantedCuda = m_deviceMenu->chosen().kind != DeviceKind::Cpu;
-  if (wantedCuda && models.devices.size() > 1 && models.device == DeviceKind::Cpu)
+  if (models.gaveUp)
     emit deviceGivenUp(
         tr("%1. The models run on the CPU.").arg(QString::fromStdString(models.deviceReason)));
 }
