@@ -57,8 +57,12 @@ ChunkRequest Session::request(std::stop_token stop) const {
 
 void Session::keepSnapshot() {
   const std::uint64_t position = m_cursor.position();
-  if (m_snapshots.wants(position)) m_snapshots.add(m_cursor.snapshot());
-  if (position == m_editedAt && position > 0) m_snapshots.setAnchor(m_cursor.snapshot());
+  try {
+    if (m_snapshots.wants(position)) m_snapshots.add(m_cursor.snapshot());
+    if (position == m_editedAt && position > 0) m_snapshots.setAnchor(m_cursor.snapshot());
+  } catch (const DeviceError&) {
+    // What was read is known all the same; the next pass will meet what is wrong with the device.
+  }
 }
 
 void Session::replace(std::size_t at, std::size_t removed, ByteView inserted, Origin origin) {

@@ -148,6 +148,25 @@ class DeviceLossTest : public QObject {
       QCOMPARE(broken.heard.records[i].surprisal, whole.heard.records[i].surprisal);
   }
 
+  void whatWasReadIsScoredThoughItsSnapshotCannotBeTaken() {
+    const auto model = ModelLoader({.kind = DeviceKind::Cpu}).open(bundledFolder("books"));
+    const auto sound = std::make_shared<Device>(kNever, false);
+    Session whole(std::make_shared<BreakingModel>(model, sound), nullptr);
+    Recorder expected;
+    whole.replace(0, 0, toBytes(kPrompt));
+    whole.score(expected, {});
+    // Breaks when all is read.
+    const auto breaking = std::make_shared<Device>(kNever - sound->chunks, true);
+    Session session(std::make_shared<BreakingModel>(model, breaking), nullptr);
+    Recorder heard;
+    session.replace(0, 0, toBytes(kPrompt));
+    session.score(heard, {});
+    QCOMPARE(heard.records.size(), kPrompt.size());
+    for (std::size_t i = 1; i < kPrompt.size(); ++i)
+      QCOMPARE(heard.records[i].surprisal, expected.records[i].surprisal);
+    QVERIFY_EXCEPTION_THROWN(session.generate(2, {}, heard, {}), DeviceError);
+  }
+
   void anEditThatMeetsABrokenDeviceIsMadeAllTheSame() {
     const auto device = std::make_shared<Device>(kNever);
     EngineTalk talk(openOn(device));
