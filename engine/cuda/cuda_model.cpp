@@ -138,9 +138,14 @@ class Loader {
     if (!m_config.tiedHead) readRows(reader, "lm_head.weight", m_config.vocabSize, width);
     pack(Matrix::Head, 0, m_config.vocabSize, width);
     if (m_config.norm == NormKind::Layer) {
-      const auto bias = timesNormBias(reader, "backbone.norm_f.bias", m_config.vocabSize);
-      m_weights.headBias = DeviceArray<float>(bias.size());
-      m_weights.headBias.upload(bias.data(), bias.size());
+      const auto keep = [&](const char* norm) {
+        const std::vector<float> product = timesNorm(reader, norm, m_config.vocabSize);
+        DeviceArray<float> kept(product.size());
+        kept.upload(product.data(), product.size());
+        return kept;
+      };
+      m_weights.headBias = keep("backbone.norm_f.bias");
+      m_weights.headMean = keep("backbone.norm_f.weight");
     }
   }
 
@@ -150,16 +155,16 @@ class Loader {
     return values;
   }
 
-  /// The matrix in m_rows times the bias of the LayerNorm before it.
-  std::vector<float> timesNormBias(const WeightReader& reader, const std::string& name,
-                                   std::size_t rows) const {
-    const std::vector<float> bias = reader.values(name, {m_config.dModel});
+  /// The matrix in m_rows times the weight or bias of the LayerNorm before it.
+  std::vector<float> timesNorm(const WeightReader& reader, const std::string& name,
+                               std::size_t rows) const {
+    const std::vector<float> norm = reader.values(name, {m_config.dModel});
     std::vector<float> result(rows);
     for (std::size_t row = 0; row < rows; ++row) {
       double sum = 0;
-      for (std::size_t i = 0; i < bias.size(); ++i)
-        sum += static_cast<double>(m_rows.data()[row * bias.size() + i]) *
-               static_cast<double>(bias[i]);
+      for (std::size_t i = 0; i < norm.size(); ++i)
+        sum += static_cast<double>(m_rows.data()[row * norm.size() + i]) *
+               static_cast<double>(norm[i]);
       result[row] = static_cast<float>(sum);
     }
     return result;
@@ -188,8 +193,10 @@ class Loader {
     };
     cuda::ChannelParameters channels;
     matrix(Matrix::InProj, "mixer.in_proj.weight", 2 * c.dInner, c.dModel);
-    if (c.norm == NormKind::Layer)
-      channels.inBias = timesNormBias(reader, "norm.bias", 2 * c.dInner);
+    if (c.norm == NormKind::Layer) {
+      channels.inBias = timesNorm(reader, "norm.bias", 2 * c.dInner);
+      channels.inMean = timesNorm(reader, "norm.weight", 2 * c.dInner);
+    }
     matrix(Matrix::XProj, "mixer.x_proj.weight", c.dtRank + 2 * c.dState, c.dInner);
     matrix(Matrix::DtProj, "mixer.dt_proj.weight", c.dInner, c.dtRank);
     matrix(Matrix::OutProj, "mixer.out_proj.weight", c.dModel, c.dInner);

@@ -1,16 +1,17 @@
 #include <algorithm>
-#include <bit>
 
 #include "kernels/cuda/chunk.h"
 #include "kernels/cuda/chunk_stages.cuh"
+#include "kernels/cuda/step.cuh"
 
 namespace mb::cuda {
 
 namespace {
 
-template <int NT, int SPL, bool ONE>
+/// A kernel whose last warp fills the ring while the others do a block's Work.
+template <class Work>
 __global__ void __launch_bounds__(kThreads, 1)
-    chunkKernel(const __grid_constant__ ChunkArguments arguments) {
+    blockKernel(const __grid_constant__ ChunkArguments arguments) {
   extern __shared__ __align__(128) char memory[];
   auto* ring = reinterpret_cast<uint4*>(memory);
   auto* sync = reinterpret_cast<StageSync*>(memory + arguments.slots * kStageBytes);
@@ -21,65 +22,100 @@ __global__ void __launch_bounds__(kThreads, 1)
   __syncthreads();
   const BlockPlan& block = arguments.blocks[blockIdx.x];
   if (threadIdx.x >= kComputeThreads) {
-    const std::uint32_t tiles =
-        arguments.head ? block.tiles : arguments.size.layers * block.layerTiles;
-    fillRing(ring, sync, arguments.slotBits, arguments.tiles + block.firstTile * 32,
-             (tiles + kStageTiles - 1) / kStageTiles);
+    fillRing(ring, sync, arguments.slots,
+             {.layer = arguments.tiles + std::uint64_t{block.firstTile} * 32,
+              .layers = arguments.size.layers,
+              .layerTiles = block.layerTiles,
+              .layerStride = arguments.layerTiles,
+              .head = arguments.tiles + block.firstHeadTile * 32,
+              .headTiles = arguments.head ? block.headStretch : 0,
+              .passing = arguments.passing});
     return;
   }
-  Chunk<NT, SPL, ONE>(arguments, memory).run();
+  Work(arguments, memory).run();
 }
 
-template <int NT, bool ONE = false>
-const void* kernelFor(const Dimensions& size) {
-  return size.states <= 2 * kScanLanes
-             ? reinterpret_cast<const void*>(&chunkKernel<NT, 2, ONE>)
-             : reinterpret_cast<const void*>(&chunkKernel<NT, kMostStates / kScanLanes, ONE>);
+template <class Work>
+const void* kernelOf() {
+  return reinterpret_cast<const void*>(&blockKernel<Work>);
 }
 
-const void* kernelFor(const Dimensions& size, std::uint32_t tokens) {
+template <int NT>
+const void* chunkKernel(const Dimensions& size) {
+  return size.states <= 2 * kScanLanes ? kernelOf<Chunk<NT, 2>>()
+                                       : kernelOf<Chunk<NT, kMostStates / kScanLanes>>();
+}
+
+const void* chunkKernel(const Dimensions& size, std::uint32_t tokens) {
   switch (tokens) {
-    case 1: return size.planes > 1 ? kernelFor<1>(size) : kernelFor<1, true>(size);
-    case 4: return kernelFor<1>(size);
-    case 8: return kernelFor<2>(size);
-    case 16: return kernelFor<4>(size);
-    default: return kernelFor<8>(size);
+    case 4: return chunkKernel<1>(size);
+    case 8: return chunkKernel<2>(size);
+    case 16: return chunkKernel<4>(size);
+    default: return chunkKernel<8>(size);
   }
 }
 
-/// Shared memory for a kernel of up to `tokens` tokens.
-LaunchShape shapeFor(const DeviceWeights& weights, std::uint32_t tokens) {
-  constexpr int kMostOperandBytes = 64 << 10;
+int deviceAttribute(cudaDeviceAttr attribute) {
   int device = 0;
-  int available = 0;
+  int value = 0;
   check(cudaGetDevice(&device), "cudaGetDevice");
-  check(cudaDeviceGetAttribute(&available, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
-        "cudaDeviceGetAttribute");
+  check(cudaDeviceGetAttribute(&value, attribute, device), "cudaDeviceGetAttribute");
+  return value;
+}
+
+int availableShared() {
+  return deviceAttribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+}
+
+/// Whether weights fill so much of the level 2 cache that they cannot stay there from token to
+/// token.
+bool arePassing(const DeviceWeights& weights) {
+  const auto cached = static_cast<std::size_t>(deviceAttribute(cudaDevAttrL2CacheSize));
+  return weights.tiles.bytes() > cached * 3 / 5;
+}
+
+/// Stages of a ring in what `scratch` leaves.
+int slotsIn(int available, int scratch) {
+  constexpr int kSlotBytes = kStageBytes + static_cast<int>(sizeof(StageSync));
+  return std::max(0, (available - scratch) / kSlotBytes);
+}
+
+int sharedBytes(int slots, int scratch) {
+  return slots * (kStageBytes + static_cast<int>(sizeof(StageSync))) + scratch;
+}
+
+/// The kernel for single tokens of common shapes; without slots when it does not fit.
+LaunchShape stepShape(const DeviceWeights& weights) {
+  const int channels = static_cast<int>(weights.plan.mostChannels());
+  LaunchShape shape{.tokens = 1};
+  if (!isForStep(weights)) return shape;
+  const int scratch = stepScratchBytes(weights.plan.dimensions(), channels);
+  const int slots = slotsIn(availableShared(), scratch);
+  if (slots < kStepSlots) return shape;
+  shape.slots = slots;
+  shape.sharedBytes = sharedBytes(slots, scratch);
+  shape.kernel = channels <= 16 ? kernelOf<Step<1>>() : kernelOf<Step<kStepMostPairs>>();
+  return shape;
+}
+
+/// The kernel for chunks of up to `tokens` tokens; without slots when it does not fit.
+LaunchShape shapeFor(const DeviceWeights& weights, std::uint32_t tokens) {
   const Dimensions& size = weights.plan.dimensions();
   const int channels = static_cast<int>(weights.plan.mostChannels());
-  const int blocks = static_cast<int>((tokens + 3) / 4);
-  const int tileStride = blocks * 256 + 32;
-  // What x_proj and dt_proj need in one piece, and the warps' sums where they have no other place.
+  const int blocks = static_cast<int>(tokens / 4);
   const int parts = size.planes > 1 ? 2 : 1;  // sets of operands
-  const int leastBytes =
-      parts *
-      std::max({hasOwnSums(blocks) ? 0 : sumBytes(blocks), channels / 16 * tileStride,
-                static_cast<int>(tilesFor(size.dtRank)) * tileStride, kComputeWarps * tileStride});
   LaunchShape shape;
   shape.tokens = tokens;
-  shape.operandBytes =
-      (std::max(leastBytes, std::min(kMostOperandBytes, available / 3)) + 127) / 128 * 128;
-  const int scratch = scratchBytes(size, shape.operandBytes, channels, 4 * blocks);
-  constexpr int kSlotBytes = kStageBytes + static_cast<int>(sizeof(StageSync));
-  const int fitting = std::max(0, (available - scratch) / kSlotBytes);
-  shape.slots = static_cast<int>(std::bit_floor(static_cast<unsigned>(fitting)));
+  shape.operandBytes = (parts * channels / 16 * (blocks * 256 + 32) + 127) / 128 * 128;
+  const int scratch = scratchBytes(size, shape.operandBytes, channels,
+                                   static_cast<int>(weights.plan.mostOutRows()), 4 * blocks);
+  shape.slots = slotsIn(availableShared(), scratch);
   // The tiles of a column of a tall panel, in all planes, have to be there together.
-  const std::uint32_t tallest =
-      std::min(kTallPanelTiles, std::max(tilesFor(size.model), projectedRows(size) / kTileRows));
+  const std::uint32_t tallest = std::max(projectedRows(size), weights.plan.mostChannels()) / 16;
   const auto least = static_cast<int>((size.planes * tallest + kStageTiles - 2) / kStageTiles + 1);
   if (shape.slots < least) shape.slots = 0;
-  shape.sharedBytes = shape.slots * kSlotBytes + scratch;
-  shape.kernel = kernelFor(size, tokens);
+  shape.sharedBytes = sharedBytes(shape.slots, scratch);
+  shape.kernel = chunkKernel(size, tokens);
   return shape;
 }
 
@@ -87,11 +123,21 @@ LaunchShape shapeFor(const DeviceWeights& weights, std::uint32_t tokens) {
 
 Workspace::Workspace(const DeviceWeights& weights, std::uint32_t tokenCount)
     : tokens(tokenCount),
-      residual(static_cast<std::size_t>(tokens) * weights.layout.paddedModel),
-      projected(std::size_t{3} * tokens * projectedRows(weights.plan.dimensions())),
       logits(static_cast<std::size_t>(tokens) * weights.plan.dimensions().vocabulary),
-      arrivals(1) {
+      arrivals(1),
+      passing(arePassing(weights)) {
   const Dimensions& d = weights.plan.dimensions();
+  const auto blocks = static_cast<std::uint32_t>(weights.plan.blocks().size());
+  const auto operands = [&](std::uint32_t extent) {
+    const std::size_t parts = d.planes > 1 ? 2 : 1;
+    return DeviceArray<uint2>(parts * tilesFor(extent) * tokens / 4 * 32);
+  };
+  inputOperands = operands(d.model);
+  deltaOperands = operands(d.dtRank);
+  outputOperands = operands(d.inner);
+  moments = DeviceArray<float>(std::size_t{2} * tokens * tilesFor(d.model));
+  partials = DeviceArray<float2>(std::size_t{projectedRows(d)} / 2 * tokens * blocks);
+  selected = DeviceArray<float>(std::size_t{tokens} * 2 * tilesFor(d.states) * kTileRows);
   const std::size_t trace =
       static_cast<std::size_t>(d.layers) * tokens * weights.layout.paddedInner;
   traceInput = DeviceArray<float>(trace);
@@ -100,7 +146,10 @@ Workspace::Workspace(const DeviceWeights& weights, std::uint32_t tokenCount)
   traceB = DeviceArray<float>(static_cast<std::size_t>(d.layers) * tokens * d.states);
   for (const std::uint32_t size : {1u, 4u, 8u, 16u, 32u}) {
     if (size > tokens) break;
-    shapes.push_back(shapeFor(weights, size));
+    const LaunchShape shape = size == 1 ? stepShape(weights) : shapeFor(weights, size);
+    if (shape.slots == 0) continue;
+    if (size == 1) packets = DeviceArray<uint4>(PacketLayout(d, blocks).size);
+    shapes.push_back(shape);
     check(cudaFuncSetAttribute(shapes.back().kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                shapes.back().sharedBytes),
           "cudaFuncSetAttribute");
@@ -110,8 +159,7 @@ Workspace::Workspace(const DeviceWeights& weights, std::uint32_t tokenCount)
 std::uint32_t mostTokens(const DeviceWeights& weights) {
   const Dimensions& d = weights.plan.dimensions();
   const std::uint32_t rowTiles = std::max(projectedRows(d), weights.plan.mostChannels()) / 16;
-  if (d.states > kMostStates || d.taps > kMostTaps || rowTiles > kPanelTiles * kComputeWarps)
-    return 0;
+  if (d.states > kMostStates || d.taps > kMostTaps || rowTiles > kTallPanelTiles) return 0;
   for (std::uint32_t tokens = kMostTokens; tokens >= 4; tokens /= 2)
     if (shapeFor(weights, tokens).slots > 0) return tokens;
   return 0;
@@ -123,45 +171,54 @@ void runChunk(const DeviceWeights& weights, Workspace& workspace, const ChunkRun
   const LaunchShape& shape = *std::ranges::find_if(workspace.shapes, fits);
   const auto grid = static_cast<std::uint32_t>(weights.blocks.size());
   const Dimensions& size = weights.plan.dimensions();
-  ChunkArguments arguments{
-      .size = size,
-      .layout = weights.layout,
-      .layerNorm = weights.layerNorm,
-      .epsilon = weights.epsilon,
-      .tiles = weights.tiles.data(),
-      .blocks = weights.blocks.data(),
-      .parameters = weights.parameters.data(),
-      .embedding = weights.embedding.data(),
-      .residual = reinterpret_cast<unsigned long long*>(workspace.residual.data()),
-      .projected = reinterpret_cast<unsigned long long*>(workspace.projected.data()),
-      .logits = workspace.logits.data(),
-      .traceInput = run.trace ? workspace.traceInput.data() : nullptr,
-      .traceConvolved = workspace.traceConvolved.data(),
-      .traceDelta = workspace.traceDelta.data(),
-      .traceB = run.trace ? workspace.traceB.data() : nullptr,
-      .taps = run.taps ? workspace.taps.data() : nullptr,
-      .arrivals = workspace.arrivals.data(),
-      .arrived = workspace.awaited,
-      .turn = workspace.turn,
-      .capacity = workspace.tokens,
-      .tokens = static_cast<std::uint32_t>(run.tokens.size()),
-      .stateIn = run.stateIn,
-      .stateOut = run.stateOut,
-      .head = run.logits,
-      .slots = shape.slots,
-      .slotBits = static_cast<std::uint32_t>(std::countr_zero(static_cast<unsigned>(shape.slots))),
-      .operandBytes = shape.operandBytes,
-      .channels = static_cast<int>(weights.plan.mostChannels()),
-      .outBias = weights.outBias};
+  ChunkArguments arguments{.size = size,
+                           .layout = weights.layout,
+                           .layerNorm = weights.layerNorm,
+                           .epsilon = weights.epsilon,
+                           .tiles = weights.tiles.data(),
+                           .layerTiles = weights.plan.layerTiles(),
+                           .passing = workspace.passing,
+                           .blocks = weights.blocks.data(),
+                           .parameters = weights.parameters.data(),
+                           .embedding = weights.embedding.data(),
+                           .headBias = weights.headBias.data(),
+                           .headMean = weights.headMean.data(),
+                           .outBias = weights.outBias,
+                           .mixingBlocks = static_cast<int>(weights.plan.mixingBlocks()),
+                           .tokens = static_cast<std::uint32_t>(run.tokens.size()),
+                           .capacity = workspace.tokens,
+                           .stateIn = run.stateIn,
+                           .stateOut = run.stateOut,
+                           .head = run.logits,
+                           .logits = workspace.logits.data(),
+                           .traceInput = run.trace ? workspace.traceInput.data() : nullptr,
+                           .traceConvolved = workspace.traceConvolved.data(),
+                           .traceDelta = workspace.traceDelta.data(),
+                           .traceB = run.trace ? workspace.traceB.data() : nullptr,
+                           .taps = run.taps ? workspace.taps.data() : nullptr,
+                           .inputOperands = workspace.inputOperands.data(),
+                           .deltaOperands = workspace.deltaOperands.data(),
+                           .outputOperands = workspace.outputOperands.data(),
+                           .moments = workspace.moments.data(),
+                           .partials = workspace.partials.data(),
+                           .selected = workspace.selected.data(),
+                           .arrivals = workspace.arrivals.data(),
+                           .arrived = workspace.awaited,
+                           .packets = workspace.packets.data(),
+                           .sequence = workspace.sequence,
+                           .slots = shape.slots,
+                           .operandBytes = shape.operandBytes,
+                           .channels = static_cast<int>(weights.plan.mostChannels()),
+                           .outRows = static_cast<int>(weights.plan.mostOutRows())};
   std::ranges::copy(run.tokens, arguments.input);
   void* parameters[] = {&arguments};
   check(cudaLaunchCooperativeKernel(shape.kernel, dim3(grid), dim3(kThreads), parameters,
                                     static_cast<std::size_t>(shape.sharedBytes), stream),
         "launching a chunk");
-  constexpr std::uint32_t kBarriersPerLayer = 2;
-  const std::uint32_t barriers = kBarriersPerLayer * size.layers - (run.logits ? 0 : 1);
-  workspace.awaited += barriers * grid;
-  workspace.turn = (workspace.turn + size.layers) % 3;
+  if (shape.tokens == 1)
+    workspace.sequence += size.layers + 1;
+  else
+    workspace.awaited += (kBarriersPerLayer * size.layers + (run.logits ? 1 : 0)) * grid;
 }
 
 }  // namespace mb::cuda

@@ -33,18 +33,25 @@ struct Workspace {
 
   std::uint32_t tokens;  ///< capacity
 
-  DeviceArray<std::uint64_t> residual;   ///< in fixed point: [tokens][d]
-  DeviceArray<std::uint64_t> projected;  ///< δ, B, C likewise: [3 in turn][tokens][rows]
-  PinnedArray<float> logits;             ///< [tokens][V], written by the kernel
-  std::vector<LaunchShape> shapes;       ///< by size, smallest first
-  DeviceArray<float> traceInput;         ///< u: [L][tokens][e], for replay
-  DeviceArray<float> traceConvolved;     ///< u'
-  DeviceArray<float> traceDelta;         ///< Δ
-  DeviceArray<float> traceB;             ///< [L][tokens][n]
+  // What blocks tell each other, see ChunkArguments.
+  DeviceArray<uint2> inputOperands;
+  DeviceArray<uint2> deltaOperands;
+  DeviceArray<uint2> outputOperands;
+  DeviceArray<float> moments;
+  DeviceArray<float2> partials;
+  DeviceArray<float> selected;
+  DeviceArray<uint4> packets;
+  PinnedArray<float> logits;          ///< [tokens][V], written by the kernel
+  std::vector<LaunchShape> shapes;    ///< by size, smallest first
+  DeviceArray<float> traceInput;      ///< u: [L][tokens][e], for replay
+  DeviceArray<float> traceConvolved;  ///< u'
+  DeviceArray<float> traceDelta;      ///< Δ
+  DeviceArray<float> traceB;          ///< [L][tokens][n]
   DeviceArray<float> taps;  ///< Δ, ‖s‖, mean Ā: [L][tokens][3][e]; empty without taps
   DeviceArray<std::uint32_t> arrivals;  ///< of the barrier across the grid
+  bool passing;                         ///< weights do not stay in the level 2 cache
   std::uint32_t awaited = 0;            ///< arrivals when the last launch has ended
-  std::uint32_t turn = 0;               ///< which of `projected` the next launch begins with
+  std::uint32_t sequence = 1;           ///< that no packet has yet
 };
 
 struct ChunkRun {

@@ -6,13 +6,11 @@
 namespace mb::cuda {
 
 /// Starts what can be loaded before the layer's input is known, and takes the channels' record.
-template <int NT, int SPL, bool ONE>
-__device__ void Chunk<NT, SPL, ONE>::fetch(int layer) {
+template <int NT, int SPL>
+__device__ void Chunk<NT, SPL>::fetch(int layer) {
   const int inner = a.layout.paddedInner;
   const int states = a.size.states;
-  holdNorm(m_parameters);
-
-  const float* state = a.stateIn + stateOffset(layer);
+  const float* state = a.stateIn + stateOffset(a, layer);
   const int channel = threadIdx.x / kScanLanes;
   const int global = m_channelBegin + channel;
   const float* from = state + global / 16 * 16 * states + global % 16;
@@ -27,69 +25,87 @@ __device__ void Chunk<NT, SPL, ONE>::fetch(int layer) {
     m_fetchedHistory =
         own < m_own ? __ldcg(state + (states + position) * inner + m_channelBegin + own) : 0.0f;
   }
+  m_fetchedNorm = normWeight(layer + 1, 0);
 
   const int tiles = m_block.recordTiles;
-  if (tiles > 0) {
-    const int size = (kConvWeights + a.size.taps + states) * m_channels;
-    m_reader.hold(m_cursor, m_cursor + tiles - 1);
-    for (int t = m_warp; t < tiles; t += kComputeWarps) {
-      const int at = t * 128 + m_lane * 4;
-      if (at < size) *reinterpret_cast<uint4*>(m_record + at) = m_reader.tile(m_cursor + t);
-    }
-    m_cursor += tiles;
+  if (tiles == 0) return;
+  const int size = recordFields(a.size) * m_channels;
+  m_reader.hold(m_cursor, m_cursor + tiles - 1);
+  for (int t = m_warp; t < tiles; t += kComputeWarps) {
+    const int at = t * 128 + m_lane * 4;
+    if (at < size) *reinterpret_cast<uint4*>(m_record + at) = m_reader.tile(m_cursor + t);
   }
-  if (layer == 0) meet();  // later layers meet at the barrier
+  m_cursor += tiles;
 }
 
-template <int NT, int SPL, bool ONE>
-__device__ float4 Chunk<NT, SPL, ONE>::embedded(int token, int k) const {
-  const std::size_t row = static_cast<std::size_t>(a.input[token]);
-  float4 sum = {};
+// ---- the residual
+//
+// A block keeps the rows of x that its rows of out_proj add to, and tells the others x ⊙ w.
+
+/// Weight of the norm before a layer, or of the last one, for the row of a tile of the block's own
+/// that this thread publishes.
+template <int NT, int SPL>
+__device__ float Chunk<NT, SPL>::normWeight(int layer, int tile) const {
+  const int row = (m_block.outTiles.begin + tile) * 16 + threadIdx.x % 16;
+  const float* weights = a.parameters + static_cast<std::size_t>(layer) * a.layout.layerSize;
+  return tile < static_cast<int>(m_block.outTiles.count) ? __ldg(weights + a.layout.norm + row)
+                                                         : 0.0f;
+}
+
+template <int NT, int SPL>
+__device__ void Chunk<NT, SPL>::startResidual() {
+  const int rows = static_cast<int>(m_block.outTiles.count) * 16;
+  const int first = static_cast<int>(m_block.outTiles.begin) * 16;
 #pragma unroll 1
-  for (std::uint32_t plane = 0; plane < static_cast<std::uint32_t>(planes()); ++plane) {
-    const std::uint16_t* values =
-        a.embedding + (plane * a.size.vocabulary + row) * a.layout.paddedModel;
-    const uint2 v = __ldg(reinterpret_cast<const uint2*>(values + k));
-    sum.x += __uint_as_float(v.x << 16);
-    sum.y += __uint_as_float(v.x & 0xffff0000u);
-    sum.z += __uint_as_float(v.y << 16);
-    sum.w += __uint_as_float(v.y & 0xffff0000u);
-  }
-  return sum;
+  for (int i = threadIdx.x; i < rows * tokens(); i += kComputeThreads)
+    m_residual[i / rows * a.outRows + i % rows] = embedded(a, a.input[i / rows], first + i % rows);
+  m_fetchedNorm = normWeight(0, 0);
+  publish(0);
 }
 
-/// x before the layer. The embedding is at every block's hands; later values come from the others.
-template <int NT, int SPL, bool ONE>
-__device__ float4 Chunk<NT, SPL, ONE>::residualAt(int layer, int token, int k) const {
-  if (layer == 0) return embedded(token, k);
-  const auto* at =
-      reinterpret_cast<const ulonglong2*>(a.residual + token * a.layout.paddedModel + k);
-  const ulonglong2 first = __ldcg(at);
-  const ulonglong2 second = __ldcg(at + 1);
-  return {fromFixed(first.x), fromFixed(first.y), fromFixed(second.x), fromFixed(second.y)};
-}
-
-/// The embeddings, where layers are going to add to them. Every layer meets before it adds.
-template <int NT, int SPL, bool ONE>
-__device__ void Chunk<NT, SPL, ONE>::startResidual() {
-  const int quads = a.layout.paddedModel / 4;
-  for (int i = blockIdx.x * kComputeThreads + threadIdx.x; i < quads * tokens();
-       i += gridDim.x * kComputeThreads) {
-    const int token = i / quads;
-    const int k = (i - token * quads) * 4;
-    const float4 x = embedded(token, k);
-    auto* at = reinterpret_cast<ulonglong2*>(a.residual + token * a.layout.paddedModel + k);
-    __stcg(at, make_ulonglong2(toFixed(x.x), toFixed(x.y)));
-    __stcg(at + 1, make_ulonglong2(toFixed(x.z), toFixed(x.w)));
+/// Tells the others what the layer's norm and product take. 16 threads a tile and token.
+template <int NT, int SPL>
+__device__ void Chunk<NT, SPL>::publish(int layer) {
+  meet();
+  if (layer == static_cast<int>(a.size.layers) && !a.head) return;
+  const int lane = threadIdx.x % 16;
+  const int tiles = m_block.outTiles.count;
+#pragma unroll 1
+  for (int i = threadIdx.x / 32 * 2; i < tiles * tokens(); i += kComputeThreads / 16) {
+    const int task = min(i + m_lane / 16, tiles * tokens() - 1);  // the last one twice at worst
+    const int tile = task / tokens();
+    const int token = task % tokens();
+    float& kept = m_residual[token * a.outRows + tile * 16 + lane];
+    const int row = (m_block.outTiles.begin + tile) * 16 + lane;
+    float x = kept;
+    if (a.outBias && layer > 0 && task == i + m_lane / 16) {
+      const float* before = a.parameters + static_cast<std::size_t>(layer - 1) * a.layout.layerSize;
+      x += __ldg(before + a.layout.outBias + row);
+      kept = x;
+    }
+    const float scaled = x * (tile == 0 ? m_fetchedNorm : normWeight(layer, tile));
+    const float next = __shfl_down_sync(~0u, scaled, 1);
+    float squares = x * x;
+    float sum = x;
+    for (int offset = 8; offset > 0; offset /= 2) {
+      squares += __shfl_xor_sync(~0u, squares, offset);
+      sum += __shfl_xor_sync(~0u, sum, offset);
+    }
+    if (task != i + m_lane / 16) continue;
+    if (lane % 2 == 0) m_input.store(token, row, scaled, next);
+    if (lane != 0) continue;
+    float* moment = a.moments + token * m_modelTiles + m_block.outTiles.begin + tile;
+    moment[0] = squares;
+    if (a.layerNorm) moment[a.capacity * m_modelTiles] = sum;
   }
 }
 
 /// The convolution's memory, into shared memory.
-template <int NT, int SPL, bool ONE>
-__device__ void Chunk<NT, SPL, ONE>::keepHistory(int layer) {
+template <int NT, int SPL>
+__device__ void Chunk<NT, SPL>::keepHistory(int layer) {
   const int remembered = (a.size.taps - 1) * m_channels;
   if (threadIdx.x < remembered) m_history[threadIdx.x] = m_fetchedHistory;
-  const float* state = a.stateIn + stateOffset(layer) + a.size.states * a.layout.paddedInner;
+  const float* state = a.stateIn + stateOffset(a, layer) + a.size.states * a.layout.paddedInner;
   for (int i = threadIdx.x + kComputeThreads; i < remembered; i += kComputeThreads) {
     const int own = i % m_channels;
     m_history[i] =
@@ -100,8 +116,8 @@ __device__ void Chunk<NT, SPL, ONE>::keepHistory(int layer) {
 }
 
 /// u' = SiLU(conv(u)), as the operands of x_proj; moves the convolution's memory.
-template <int NT, int SPL, bool ONE>
-__device__ void Chunk<NT, SPL, ONE>::convolve(int layer) {
+template <int NT, int SPL>
+__device__ void Chunk<NT, SPL>::convolve(int layer) {
   const int taps = a.size.taps;
   const int memory = taps - 1;
   const auto inputAt = [&](int channel, int position) {  // counted from the oldest remembered
@@ -127,7 +143,7 @@ __device__ void Chunk<NT, SPL, ONE>::convolve(int layer) {
       m_operands.store(token, channel, first, second);
     }
   }
-  float* to = a.stateOut + stateOffset(layer) + a.size.states * a.layout.paddedInner;
+  float* to = a.stateOut + stateOffset(a, layer) + a.size.states * a.layout.paddedInner;
 #pragma unroll 1
   for (int position = m_warp; position < memory; position += kComputeWarps)
     for (int channel = m_lane; channel < m_own; channel += 32)
@@ -136,55 +152,66 @@ __device__ void Chunk<NT, SPL, ONE>::convolve(int layer) {
   meet();
 }
 
-/// This block's part of [δ, B, C] = W_x u', added to those of the others.
-template <int NT, int SPL, bool ONE>
-__device__ void Chunk<NT, SPL, ONE>::project(int layer) {
+/// This block's part of [δ, B, C] = W_x u'.
+template <int NT, int SPL>
+__device__ void Chunk<NT, SPL>::project() {
   if (m_own == 0) return;
-  unsigned long long* sums = projected(layer);
-  const int first = static_cast<int>(m_block.firstProjected) * 16;
-  productByRows(m_projected / 16, m_channels, [&](int row, int token, float sum) {
-    row += first;
-    if (row >= m_projected) row -= m_projected;
-    atomicAdd(sums + token * m_projected + row, toFixed(sum));
+  auto* partials = reinterpret_cast<float*>(a.partials);
+  productByRows(m_operands, m_projected / 16, m_channels, [&](int row, int token, float sum) {
+    if (token >= tokens()) return;
+    const std::size_t slot =
+        (static_cast<std::size_t>(row / 2) * a.capacity + token) * gridDim.x + blockIdx.x;
+    partials[slot * 2 + row % 2] = sum;
   });
 }
 
-/// Δ = softplus(W_dt δ + b_dt).
-template <int NT, int SPL, bool ONE>
-__device__ void Chunk<NT, SPL, ONE>::computeDelta(int layer) {
-  const int rankRows = static_cast<int>(tilesFor(a.size.dtRank) * kTileRows);
-  const int others = m_projected - rankRows;
-  const unsigned long long* sums = projected(layer);
+/// Adds the blocks' parts of a few rows, a pair of rows and a token at a time.
+template <int NT, int SPL>
+__device__ void Chunk<NT, SPL>::addPartials() {
+  const int others = m_projected - m_rankRows;
+  const int pairs =
+      (m_projected / 2 - static_cast<int>(blockIdx.x) + static_cast<int>(gridDim.x) - 1) /
+      static_cast<int>(gridDim.x);
 #pragma unroll 1
-  for (int i = threadIdx.x; i < tokens() * m_projected / 2; i += kComputeThreads) {
-    const int token = tokens() == 1 ? 0 : 2 * i / m_projected;
-    const int row = 2 * i - token * m_projected;
-    const ulonglong2 pair =
-        __ldcg(reinterpret_cast<const ulonglong2*>(sums + token * m_projected + row));
-    if (row < rankRows) {
-      m_operands.store(token, row, fromFixed(pair.x), fromFixed(pair.y));
-    } else {
-      m_bc[token * others + row - rankRows] = fromFixed(pair.x);
-      m_bc[token * others + row - rankRows + 1] = fromFixed(pair.y);
+  for (int i = m_warp; i < pairs * tokens(); i += kComputeWarps) {
+    const int pair = blockIdx.x + i / tokens() * gridDim.x;
+    const int token = i % tokens();
+    const float2* parts =
+        a.partials + (static_cast<std::size_t>(pair) * a.capacity + token) * gridDim.x;
+    float first = 0;
+    float second = 0;
+#pragma unroll 4
+    for (int block = m_lane; block < a.mixingBlocks; block += 32) {
+      const float2 part = __ldcg(parts + block);
+      first += part.x;
+      second += part.y;
     }
+    first = sumOfWarp(first);
+    second = sumOfWarp(second);
+    if (m_lane != 0) continue;
+    if (2 * pair < m_rankRows)
+      m_deltaInput.store(token, 2 * pair, first, second);
+    else
+      *reinterpret_cast<float2*>(a.selected + token * others + 2 * pair - m_rankRows) = {first,
+                                                                                         second};
   }
-  meet();
-  productByRows(m_channels / 16, rankRows, [&](int row, int token, float sum) {
+}
+
+/// Δ = softplus(W_dt δ + b_dt).
+template <int NT, int SPL>
+__device__ void Chunk<NT, SPL>::computeDelta() {
+  if (m_own == 0) return;
+  for (int i = threadIdx.x; i < tokens() * 2 * paddedStates(a.size); i += kComputeThreads)
+    m_bc[i] = __ldcg(a.selected + i);
+  productByRows(m_deltaInput, m_channels / 16, m_rankRows, [&](int row, int token, float sum) {
     *shared(m_delta, token, row) = softplus(sum + record(kDtBias)[row]);
   });
-  // All blocks are done with the sums of two layers ago, which the next layer's are to replace.
-  unsigned long long* next = projected(layer + 1);
-  const int size = a.capacity * m_projected;
-#pragma unroll 1
-  for (int i = blockIdx.x * kComputeThreads + threadIdx.x; i < size;
-       i += gridDim.x * kComputeThreads)
-    __stcg(next + i, 0ull);
   meet();
 }
 
 /// s = Ā ⊙ s + (Δ ⊙ u') ⊗ B, y = s C + D ⊙ u', gated with SiLU(z), as the operands of out_proj.
-template <int NT, int SPL, bool ONE>
-__device__ void Chunk<NT, SPL, ONE>::scan(int layer) {
+template <int NT, int SPL>
+__device__ void Chunk<NT, SPL>::scan(int layer) {
   const int inner = a.layout.paddedInner;
   const int states = a.size.states;
   const int stateStride = 2 * paddedStates(a.size);
@@ -194,7 +221,7 @@ __device__ void Chunk<NT, SPL, ONE>::scan(int layer) {
     const int channel = first + threadIdx.x / kScanLanes;
     const int global = m_channelBegin + channel;
     const bool active = channel < m_own;
-    const std::size_t place = stateOffset(layer) + global / 16 * 16 * states + global % 16;
+    const std::size_t place = stateOffset(a, layer) + global / 16 * 16 * states + global % 16;
     float s[SPL];
     float rate[SPL];
 #pragma unroll
@@ -238,9 +265,8 @@ __device__ void Chunk<NT, SPL, ONE>::scan(int layer) {
       }
       const float gated = active ? fmaf(skip, u, y) * silu(*shared(m_z, token, slot)) : 0.0f;
       const float next = __shfl_down_sync(~0u, gated, kScanLanes);
-      if (q != 0) continue;
-      if (channel % 2 == 0 && channel < m_channels) m_operands.store(token, channel, gated, next);
-      if (!active) continue;
+      if (q != 0 || !active) continue;
+      if (channel % 2 == 0) m_gated.store(token, global, gated, next);
       const std::size_t row = static_cast<std::size_t>(layer) * a.capacity + token;
       if (a.traceInput) {
         a.traceInput[row * inner + global] = *shared(m_u, token, channel);
@@ -266,35 +292,6 @@ __device__ void Chunk<NT, SPL, ONE>::scan(int layer) {
       a.traceB[(static_cast<std::size_t>(layer) * a.capacity + token) * states + i % states] =
           m_bc[token * stateStride + i % states];
     }
-  }
-}
-
-/// Adds W_out times this block's gated channels to the residual.
-template <int NT, int SPL, bool ONE>
-__device__ void Chunk<NT, SPL, ONE>::contract() {
-  meet();
-  const auto add = [&](int row, int token, float sum) {
-    if (row < static_cast<int>(a.size.model))
-      atomicAdd(a.residual + token * a.layout.paddedModel + row, toFixed(sum));
-  };
-  constexpr int kTall = static_cast<int>(kTallPanelTiles);
-  const int tileRows = m_own > 0 ? static_cast<int>(tilesFor(a.size.model)) : 0;
-  const int first = static_cast<int>(m_block.firstOut) * 16;
-  const int rows = static_cast<int>(a.layout.paddedModel);
-#pragma unroll 1
-  for (int panel = 0; panel < tileRows; panel += kTall) {
-    productByRows(min(kTall, tileRows - panel), m_channels, [&](int row, int token, float sum) {
-      row += first + panel * 16;
-      add(row < rows ? row : row - rows, token, sum);
-    });
-  }
-  if (!a.outBias) return;
-  const int all = static_cast<int>(a.size.model) * tokens();
-  for (int i = blockIdx.x * kComputeThreads + threadIdx.x; i < all;
-       i += gridDim.x * kComputeThreads) {
-    const int token = i / static_cast<int>(a.size.model);
-    const int row = i - token * static_cast<int>(a.size.model);
-    add(row, token, __ldg(m_parameters + a.layout.outBias + row));
   }
 }
 

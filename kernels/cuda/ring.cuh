@@ -28,6 +28,10 @@ struct StageSync {
 
 #if __CUDA_ARCH__ >= 900
 
+/// One thread starts all copies. Were the others of its warp to wait beside it, it would wait for
+/// its turn among them.
+inline constexpr int kFillingThreads = 1;
+
 __device__ inline std::uint32_t sharedAddress(const void* p) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(p));
 }
@@ -70,21 +74,36 @@ __device__ inline void release(StageSync& stage) {
   asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(sharedAddress(&stage.empty)) : "memory");
 }
 
-/// One thread starts all copies. Were the others of its warp to wait beside it, it would wait for
-/// its turn among them.
-inline constexpr int kFillingThreads = 1;
+/// How the level 2 cache is to treat weights: those that come once a token must not drive out what
+/// blocks tell each other.
+__device__ inline std::uint64_t cachePolicy(bool passing) {
+  std::uint64_t policy;
+  if (passing)
+    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  else
+    asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
 
-__device__ inline void fill(StageSync& stage, uint4* to, const uint4* from) {
+/// Says how much is going to be copied to a stage.
+__device__ inline void expect(StageSync& stage, std::uint32_t bytes) {
   asm volatile(
       "mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(sharedAddress(&stage.full)),
-      "r"(kStageBytes)
-      : "memory");
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
-          "r"(sharedAddress(to)),
-      "l"(from), "r"(kStageBytes), "r"(sharedAddress(&stage.full))
+      "r"(bytes)
       : "memory");
 }
+
+__device__ inline void copy(StageSync& stage, uint4* to, const uint4* from, std::uint32_t bytes,
+                            std::uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
+      "[%1], %2, [%3], %4;" ::"r"(sharedAddress(to)),
+      "l"(from), "r"(bytes), "r"(sharedAddress(&stage.full)), "l"(policy)
+      : "memory");
+}
+
+/// Says that all copies to a stage have been started.
+__device__ inline void finish(StageSync&) {}
 
 #else
 
@@ -115,65 +134,129 @@ __device__ inline void release(StageSync& stage) {
 
 inline constexpr int kFillingThreads = 32;
 
-__device__ inline void fill(StageSync& stage, uint4* to, const uint4* from) {
-  const int lane = threadIdx.x % 32;
-  for (int i = lane; i < kStageBytes / 16; i += 32) to[i] = __ldg(from + i);
+__device__ inline std::uint64_t cachePolicy(bool) {
+  return 0;
+}
+
+__device__ inline void expect(StageSync&, std::uint32_t) {}
+
+__device__ inline void copy(StageSync&, uint4* to, const uint4* from, std::uint32_t bytes,
+                            std::uint64_t) {
+  for (std::uint32_t i = threadIdx.x % 32; i < bytes / 16; i += 32) to[i] = __ldg(from + i);
+}
+
+__device__ inline void finish(StageSync& stage) {
   __threadfence_block();
   __syncwarp();
-  if (lane == 0) *static_cast<volatile std::uint64_t*>(&stage.full) = stage.full + 1;
+  if (threadIdx.x % 32 == 0) *static_cast<volatile std::uint64_t*>(&stage.full) = stage.full + 1;
 }
 
 #endif
 
-/// The filling warp's loop: `stages` stages of a stretch of tiles, in order.
-__device__ inline void fillRing(uint4* ring, StageSync* sync, std::uint32_t slotBits,
-                                const uint4* stretch, std::uint32_t stages) {
-  constexpr std::uint32_t kStageValues = kStageBytes / 16;
+/// A place in the ring that moves on by stages.
+struct RingPlace {
+  std::uint32_t slot = 0;
+  std::uint32_t use = 0;  ///< how often the slot was filled before
+
+  __device__ void advance(std::uint32_t slots) {
+    if (++slot < slots) return;
+    slot = 0;
+    ++use;
+  }
+};
+
+inline constexpr std::uint32_t kPieceTiles = 8;  ///< that are copied at a time
+
+/// What the filling warp brings: a stretch of tiles of every layer, and one of the head.
+struct Stretches {
+  const uint4* layer;  ///< of the first layer
+  std::uint32_t layers;
+  std::uint32_t layerTiles;   ///< of one stretch
+  std::uint32_t layerStride;  ///< tiles from one to the next
+  const uint4* head;
+  std::uint32_t headTiles;
+  bool passing;  ///< see cachePolicy()
+};
+
+/// The filling warp's loop: all tiles in order, in whole stages, whatever stretch they come from.
+__device__ inline void fillRing(uint4* ring, StageSync* sync, std::uint32_t slots,
+                                const Stretches& stretches) {
+  constexpr std::uint32_t kTileValues = kTileBytes / 16;
+  constexpr std::uint32_t kPieceTiles = 8;  // that are copied at a time
   if (threadIdx.x % 32 >= kFillingThreads) return;
-  for (std::uint32_t stage = 0; stage < stages; ++stage) {
-    const std::uint32_t slot = stage & ((1u << slotBits) - 1);
-    waitEmpty(sync[slot], stage >> slotBits);
-    fill(sync[slot], ring + slot * kStageValues,
-         stretch + static_cast<std::uint64_t>(stage) * kStageValues);
+  const std::uint64_t policy = cachePolicy(stretches.passing);
+  std::uint32_t left = stretches.layers * stretches.layerTiles + stretches.headTiles;
+  std::uint32_t layer = 0;
+  std::uint32_t taken = 0;  // tiles of the current stretch
+  for (RingPlace place; left > 0; place.advance(slots)) {
+    StageSync& stage = sync[place.slot];
+    waitEmpty(stage, place.use);
+    uint4* to = ring + place.slot * (kStageTiles * kTileValues);
+    std::uint32_t wanted = min(kStageTiles, left);
+    left -= wanted;
+    expect(stage, wanted * kTileBytes);
+    while (wanted > 0) {
+      const bool isHead = layer == stretches.layers;
+      const uint4* from =
+          isHead ? stretches.head
+                 : stretches.layer + std::uint64_t{layer} * stretches.layerStride * kTileValues;
+      const std::uint32_t size = isHead ? stretches.headTiles : stretches.layerTiles;
+      const std::uint32_t count = min(min(wanted, size - taken), kPieceTiles);
+      if (count > 0) copy(stage, to, from + taken * kTileValues, count * kTileBytes, policy);
+      to += count * kTileValues;
+      wanted -= count;
+      taken += count;
+      if (taken < size) continue;
+      taken = 0;
+      ++layer;
+    }
+    finish(stage);
   }
 }
 
 /// One compute warp's view of the ring.
 class TileReader {
  public:
-  /// The ring has 2^slotBits slots.
-  __device__ TileReader(const uint4* ring, StageSync* sync, std::uint32_t slotBits)
-      : m_ring(ring), m_sync(sync), m_slotBits(slotBits), m_slots(1u << slotBits) {}
+  __device__ TileReader(const uint4* ring, StageSync* sync, std::uint32_t slots)
+      : m_ring(ring), m_sync(sync), m_slots(slots) {}
 
   /// Waits until tiles up to `last` are there, and gives back the stages before that of `first`.
   /// Both only grow; together they must not span more stages than there are slots.
   __device__ void hold(std::uint32_t first, std::uint32_t last) {
-    while ((m_free + 1) * kStageTiles <= first) {  // before waiting: the wait may be for their room
-      if (m_free == m_full) waitNext();
+    while (m_freeEnd <= first) {  // before waiting: the wait may be for their room
+      if (m_freeEnd > m_fullEnd) waitNext();
       __syncwarp();
-      if (threadIdx.x % 32 < kReleasingLanes) release(m_sync[m_free & (m_slots - 1)]);
-      ++m_free;
+      if (threadIdx.x % 32 < kReleasingLanes) release(m_sync[m_free.slot]);
+      m_free.advance(m_slots);
+      m_freeEnd += kStageTiles;
     }
-    while (m_full * kStageTiles <= last) waitNext();
+    while (m_fullEnd <= last) waitNext();
+    while (first - m_base >= m_slots * kStageTiles) m_base += m_slots * kStageTiles;
   }
 
   /// Registers of this lane's part of a tile that is held: the A operand of mma.m16n8k16.
   __device__ uint4 tile(std::uint32_t index) const {
-    return m_ring[(index & (m_slots * kStageTiles - 1)) * 32 + threadIdx.x % 32];
+    const std::uint32_t tiles = m_slots * kStageTiles;
+    index -= m_base;
+    if (index >= tiles) index -= tiles;
+    return m_ring[index * 32 + threadIdx.x % 32];
   }
 
  private:
   __device__ void waitNext() {
-    waitFull(m_sync[m_full & (m_slots - 1)], m_full >> m_slotBits);
-    ++m_full;
+    waitFull(m_sync[m_full.slot], m_full.use);
+    m_full.advance(m_slots);
+    m_fullEnd += kStageTiles;
   }
 
   const uint4* m_ring;
   StageSync* m_sync;
-  std::uint32_t m_slotBits;
   std::uint32_t m_slots;
-  std::uint32_t m_full = 0;  ///< stages known to be full
-  std::uint32_t m_free = 0;  ///< stages given back
+  RingPlace m_full;                       ///< stage that is not known to be full yet
+  RingPlace m_free;                       ///< stage that is given back next
+  std::uint32_t m_fullEnd = 0;            ///< tiles known to be there
+  std::uint32_t m_freeEnd = kStageTiles;  ///< end of the stage that is given back next
+  std::uint32_t m_base = 0;               ///< tile at the ring's beginning
 };
 
 }  // namespace mb::cuda

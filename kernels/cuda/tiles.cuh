@@ -70,13 +70,12 @@ __device__ inline SplitPair split(float first, float second) {
   return {bitsOf(high), bitsOf(low), bitsOf(least)};
 }
 
-/// Activations in shared memory, ready as B operands: per column tile of 16 values NT blocks of 4
-/// tokens, each 32 lanes × 8 bytes. Column tiles are 32 bytes further apart than they must be, so
-/// that neighbours fall on other banks.
-template <int NT>
+/// Activations ready as B operands: per column tile of 16 values NT blocks of 4 tokens, each 32
+/// lanes × 8 bytes. Column tiles lie `STRIDE` bytes apart.
+template <int NT, int STRIDE>
 class Operands {
  public:
-  static constexpr int kTileStride = NT * 256 + 32;
+  static constexpr int kTileStride = STRIDE;
 
   /// With third parts, these lie `leastOffset` bytes behind the others; 0 for none.
   __device__ Operands(void* memory, int leastOffset)
@@ -95,12 +94,12 @@ class Operands {
   }
 
   __device__ uint2 load(int columnTile, int block) const {
-    return *reinterpret_cast<const uint2*>(m_memory + columnTile * kTileStride + block * 256 +
-                                           threadIdx.x % 32 * 8);
+    const auto* at = reinterpret_cast<const uint2*>(m_memory + columnTile * kTileStride +
+                                                    block * 256 + threadIdx.x % 32 * 8);
+    return STRIDE == NT * 256 ? __ldcg(at) : *at;
   }
   __device__ uint2 loadLeast(int columnTile, int block) const {
-    return *reinterpret_cast<const uint2*>(m_memory + m_leastOffset + columnTile * kTileStride +
-                                           block * 256 + threadIdx.x % 32 * 8);
+    return Operands(m_memory + m_leastOffset, 0).load(columnTile, block);
   }
 
  private:
@@ -111,5 +110,13 @@ class Operands {
   char* m_memory;
   int m_leastOffset;
 };
+
+/// In shared memory, where neighbouring tiles are to fall on other banks.
+template <int NT>
+using OwnOperands = Operands<NT, NT * 256 + 32>;
+
+/// In global memory, where other blocks write them.
+template <int NT>
+using SharedOperands = Operands<NT, NT * 256>;
 
 }  // namespace mb::cuda

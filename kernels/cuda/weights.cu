@@ -111,15 +111,14 @@ __global__ void unpackKernel(UnpackArguments a, Value* __restrict__ to) {
 }
 
 __global__ void unpackRecordsKernel(const BlockPlan* blocks, const uint4* tiles,
-                                    std::uint32_t layer, std::uint32_t fields, std::uint32_t inner,
-                                    float* to) {
+                                    std::uint64_t layerStart, std::uint32_t fields,
+                                    std::uint32_t inner, float* to) {
   const BlockPlan& block = blocks[blockIdx.x];
   const std::uint32_t begin = block.groups.begin * kGroupChannels;
   const std::uint32_t own = min(block.groups.count * kGroupChannels, inner - begin);
   const std::uint32_t width =
       (block.groups.count * kGroupChannels + kTileRows - 1) / kTileRows * kTileRows;
-  const auto* record = reinterpret_cast<const float*>(
-      tiles + (block.firstTile + std::uint64_t{layer} * block.layerTiles) * 32);
+  const auto* record = reinterpret_cast<const float*>(tiles + (layerStart + block.firstTile) * 32);
   for (std::uint32_t i = threadIdx.x; i < fields * own; i += blockDim.x)
     to[i / own * inner + begin + i % own] = record[i / own * width + i % own];
 }
@@ -165,6 +164,8 @@ void packRecords(DeviceWeights& weights, std::uint32_t layer, const ChannelParam
       };
       set(kInBiasU, channels.inBias, channel);
       set(kInBiasZ, channels.inBias, d.inner + channel);
+      set(kInMeanU, channels.inMean, channel);
+      set(kInMeanZ, channels.inMean, d.inner + channel);
       set(kConvBias, channels.convBias, channel);
       set(kDtBias, channels.dtBias, channel);
       set(kSkip, channels.skip, channel);
@@ -208,8 +209,8 @@ void unpackRecords(const DeviceWeights& weights, std::uint32_t layer, float* to,
                    cudaStream_t stream) {
   const Dimensions& d = weights.plan.dimensions();
   unpackRecordsKernel<<<static_cast<unsigned>(weights.blocks.size()), 256, 0, stream>>>(
-      weights.blocks.data(), weights.tiles.data(), layer, kConvWeights + d.taps + d.states,
-      weights.layout.paddedInner, to);
+      weights.blocks.data(), weights.tiles.data(), std::uint64_t{layer} * weights.plan.layerTiles(),
+      kConvWeights + d.taps + d.states, weights.layout.paddedInner, to);
   check(cudaGetLastError(), "unpacking parameters");
 }
 

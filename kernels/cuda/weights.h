@@ -29,6 +29,7 @@ struct ParameterLayout {
 struct ChannelParameters {
   /// [2][e]: u, z; or empty. For LayerNorm W_in times the norm's bias is added.
   std::vector<float> inBias;
+  std::vector<float> inMean;    ///< likewise, for LayerNorm: W_in times the norm's weight
   std::vector<float> conv;      ///< [e][k]
   std::vector<float> convBias;  ///< or empty
   std::vector<float> dtBias;
@@ -49,6 +50,7 @@ struct DeviceWeights {
   DeviceArray<BlockPlan> blocks;         ///< the plan
   DeviceArray<float> parameters;         ///< [L][layerSize], then the final norm
   DeviceArray<float> headBias;           ///< [V] for LayerNorm: W_head times the norm's bias
+  DeviceArray<float> headMean;           ///< likewise, times its weight
   DeviceArray<std::uint16_t> embedding;  ///< [planes][V][d] bfloat16, high part first; d padded
 
   std::size_t bytes() const;

@@ -30,21 +30,33 @@ WorkPlan::WorkPlan(const Dimensions& dimensions, std::uint32_t blocks) : m_dimen
   for (std::uint32_t i = 0; i < blocks; ++i) {
     BlockPlan& block = m_blocks[i];
     block.groups = shareOf(groups, blocks, i, false);
-    block.firstProjected = i % (projectedRows(d) / kTileRows);
-    block.firstOut = i * tilesFor(d.model) / blocks;
+    block.outTiles = shareOf(tilesFor(d.model), blocks, i, true);
     block.headTiles = shareOf(tilesFor(d.vocabulary), blocks, i, true);
     block.recordTiles = (recordSize(block) * 4 + kTileBytes - 1) / kTileBytes;
     block.layerTiles = block.recordTiles;
     for (const Matrix matrix : kLayerMatrices) block.layerTiles += tilesOf(block, matrix);
-    const std::uint32_t used = d.layers * block.layerTiles + tilesOf(block, Matrix::Head);
-    block.tiles = (used + kStageTiles - 1) / kStageTiles * kStageTiles;
-    block.firstTile = m_tiles;
-    m_tiles += block.tiles;
+    block.headStretch = tilesOf(block, Matrix::Head);
+    block.firstTile = m_layerTiles;
+    m_layerTiles += block.layerTiles;
+  }
+  m_tiles = std::uint64_t{d.layers} * m_layerTiles;
+  for (BlockPlan& block : m_blocks) {
+    block.firstHeadTile = m_tiles;
+    m_tiles += block.headStretch;
   }
 }
 
 std::uint32_t WorkPlan::mostChannels() const {
   return kTileRows * std::max(1u, tilesFor(m_blocks.front().groups.count * kGroupChannels));
+}
+
+std::uint32_t WorkPlan::mostOutRows() const {
+  return kTileRows * m_blocks.back().outTiles.count;
+}
+
+std::uint32_t WorkPlan::mixingBlocks() const {
+  const auto hasChannels = [](const BlockPlan& block) { return block.groups.count > 0; };
+  return static_cast<std::uint32_t>(std::ranges::count_if(m_blocks, hasChannels));
 }
 
 std::uint32_t WorkPlan::paddedChannels(const BlockPlan& block) {
@@ -90,9 +102,7 @@ std::vector<TileRow> WorkPlan::rowsOf(const BlockPlan& block, Matrix matrix) con
       for (std::uint32_t t = 0; t < projectedRows(d) / kTileRows; ++t) {
         add(channelBegin, std::min(channelBegin + channels, d.inner), channels,
             [&](std::uint32_t i) {
-              const std::uint32_t tile =
-                  (block.firstProjected + t) % (projectedRows(d) / kTileRows);
-              const std::uint32_t row = tile * kTileRows + i;
+              const std::uint32_t row = t * kTileRows + i;
               if (row < bFirst) return below(row, d.dtRank);
               if (row < cFirst) return below(row - bFirst, d.states, d.dtRank);
               return below(row - cFirst, d.states, d.dtRank + d.states);
@@ -108,13 +118,11 @@ std::vector<TileRow> WorkPlan::rowsOf(const BlockPlan& block, Matrix matrix) con
         });
       }
       break;
-    case Matrix::OutProj:  // all rows; columns of the block's own channels
-      for (std::uint32_t t = 0; t < (channels > 0 ? tilesFor(d.model) : 0); ++t) {
-        add(channelBegin, std::min(channelBegin + channels, d.inner), channels,
-            [&](std::uint32_t i) {
-              const std::uint32_t tile = (block.firstOut + t) % tilesFor(d.model);
-              return below(tile * kTileRows + i, d.model);
-            });
+    case Matrix::OutProj:
+      for (std::uint32_t t = 0; t < block.outTiles.count; ++t) {
+        add(0, d.inner, d.inner, [&](std::uint32_t i) {
+          return below((block.outTiles.begin + t) * kTileRows + i, d.model);
+        });
       }
       break;
     case Matrix::Head:
@@ -135,12 +143,12 @@ std::uint32_t WorkPlan::tilesOf(const BlockPlan& block, Matrix matrix) const {
 }
 
 std::vector<TileRow> WorkPlan::tileRows(Matrix matrix, std::uint32_t layer) const {
-  const bool flat = matrix == Matrix::InProj || matrix == Matrix::Head;
+  const bool flat = matrix != Matrix::XProj && matrix != Matrix::DtProj;
   std::vector<TileRow> all;
   for (const BlockPlan& block : m_blocks) {
-    std::uint64_t at = layerStart(block, matrix == Matrix::Head ? m_dimensions.layers : layer);
+    std::uint64_t at = block.firstHeadTile;
     if (matrix != Matrix::Head) {
-      at += block.recordTiles;
+      at = layerStart(block, layer) + block.recordTiles;
       for (const Matrix before : kLayerMatrices) {
         if (before == matrix) break;
         at += tilesOf(block, before);
@@ -153,7 +161,7 @@ std::vector<TileRow> WorkPlan::tileRows(Matrix matrix, std::uint32_t layer) cons
       for (std::size_t i = 0; i < count; ++i) {
         rows[first + i].firstTile = at + i;
         rows[first + i].stride = static_cast<std::uint32_t>(count);
-        rows[first + i].layerTiles = block.layerTiles;
+        rows[first + i].layerTiles = m_layerTiles;
       }
       at += count * rows[first].columnTiles * m_dimensions.planes;
     }

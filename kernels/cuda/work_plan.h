@@ -40,35 +40,37 @@ struct Share {
 enum RecordField : std::uint32_t {
   kInBiasU,
   kInBiasZ,
+  kInMeanU,  ///< what a mean of 1 adds to the product, for LayerNorm
+  kInMeanZ,
   kConvBias,
   kDtBias,
   kSkip,  ///< D
   kConvWeights
 };
 
-/// What one block does. Its weights lie in one stretch of memory, in the order in which it needs
-/// them: per layer the record of its channels' parameters, in_proj, x_proj, dt_proj, out_proj, then
-/// the head. Within a matrix: panels of at most kPanelTiles tile rows, or kTallPanelTiles where
-/// only the columns are the block's own; in a panel column tile by column tile, plane by plane.
+/// What one block does. Its weights of a layer lie in one stretch of memory, in the order in which
+/// it needs them: the record of its channels' parameters, in_proj, x_proj, dt_proj, out_proj. The
+/// stretches of a layer lie together: blocks that are about as far then read the same few pages,
+/// and no block has to look up addresses alone while all others wait for it. The head comes last.
+/// Within a matrix: panels of at most kPanelTiles tile rows, or kTallPanelTiles where columns are
+/// few; in a panel column tile by column tile, plane by plane.
 struct BlockPlan {
-  /// Groups of channels: rows of in_proj and dt_proj, the scan, columns of x_proj and out_proj.
+  /// Groups of channels: rows of in_proj and dt_proj, the scan, columns of x_proj.
   Share groups;
+  Share outTiles;  ///< tile rows of out_proj, whose part of the residual the block keeps
   Share headTiles;
-  /// First tile rows of x_proj and out_proj, the others follow in a circle: blocks that add to the
-  /// same sums begin at different ones.
-  std::uint32_t firstProjected = 0;
-  std::uint32_t firstOut = 0;
   std::uint32_t recordTiles = 0;  ///< that the parameters of its channels fill, see RecordField
-  std::uint64_t firstTile = 0;    ///< of the block's stretch
-  std::uint32_t layerTiles = 0;   ///< tiles of one layer
-  std::uint32_t tiles = 0;        ///< of the whole stretch, padded to whole stages
+  std::uint32_t firstTile = 0;    ///< of the block's stretch, counted from a layer's first
+  std::uint32_t layerTiles = 0;   ///< tiles of the stretch
+  std::uint64_t firstHeadTile = 0;
+  std::uint32_t headStretch = 0;  ///< tiles of the block's rows of the head
 };
 
 /// One tile row of a packed matrix: where its tiles go, and which weights they take.
 struct TileRow {
   std::uint64_t firstTile = 0;
   std::uint32_t stride = 0;      ///< tiles from one column tile and plane to the next
-  std::uint32_t layerTiles = 0;  ///< tiles from one layer to the next
+  std::uint32_t layerTiles = 0;  ///< from one layer to the next
   std::uint32_t columnTiles = 0;
   std::uint32_t columnBegin = 0;      ///< column of the matrix at the first tile
   std::uint32_t columnEnd = 0;        ///< columns from here on are zero
@@ -85,16 +87,22 @@ class WorkPlan {
   const std::vector<BlockPlan>& blocks() const { return m_blocks; }
   /// Tiles of all blocks together.
   std::uint64_t tiles() const { return m_tiles; }
+  /// Those of one layer.
+  std::uint32_t layerTiles() const { return m_layerTiles; }
   /// Most channels of one block, a multiple of 16.
   std::uint32_t mostChannels() const;
+  /// Most values of the residual that one block keeps.
+  std::uint32_t mostOutRows() const;
+  /// Blocks that have channels: the first ones.
+  std::uint32_t mixingBlocks() const;
 
   /// Channels of a block, padded to 16.
   static std::uint32_t paddedChannels(const BlockPlan& block);
   /// Floats of a block's record.
   std::uint32_t recordSize(const BlockPlan& block) const;
-  /// First tile of a layer in a block's stretch: that of its record.
+  /// First tile of a block's stretch of a layer: that of its record.
   std::uint64_t layerStart(const BlockPlan& block, std::uint32_t layer) const {
-    return block.firstTile + static_cast<std::uint64_t>(layer) * block.layerTiles;
+    return static_cast<std::uint64_t>(layer) * m_layerTiles + block.firstTile;
   }
   /// Tile rows of a matrix of a layer; the layer is ignored for the head.
   std::vector<TileRow> tileRows(Matrix matrix, std::uint32_t layer) const;
@@ -105,6 +113,7 @@ class WorkPlan {
 
   Dimensions m_dimensions;
   std::vector<BlockPlan> m_blocks;
+  std::uint32_t m_layerTiles = 0;
   std::uint64_t m_tiles = 0;
 };
 

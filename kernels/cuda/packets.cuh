@@ -1,0 +1,116 @@
+// Values from block to block without a barrier: each half of a packet carries a value and the
+// sequence number of the exchange it belongs to, in one access of 8 bytes, so a reader that sees
+// the number has the value.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/work_plan.h"
+
+namespace mb::cuda {
+
+/// Of a tile of 16 activations: for 8 lanes (4 of high parts, 4 of low) the two registers of the B
+/// operand of mma.m16n8k16.
+inline constexpr int kPacketsOfTile = 8;
+
+/// What every block reads is written several times, for every few blocks: a slice of the level 2
+/// cache that all of them ask at once would keep everything waiting, the weights too.
+inline constexpr int kInputCopies = 4;
+inline constexpr int kSelectedCopies = 8;
+
+/// Where the packets of a model's exchanges begin, in packets.
+struct PacketLayout {
+  /// x ⊙ w, [tiles of d][8], then sums of squares over a tile's rows, [tiles of d / 2], two each.
+  std::uint32_t input = 0;
+  std::uint32_t inputSize = 0;  ///< of one copy
+  std::uint32_t partials = 0;   ///< of [δ, B, C]: [pairs of rows][blocks]
+  std::uint32_t selected = 0;   ///< δ, [tiles][8], then B and C, [pairs]
+  std::uint32_t selectedSize = 0;
+  std::uint32_t output = 0;  ///< y, gated: [tiles of e][8]
+  std::uint32_t size = 0;
+
+  __host__ __device__ PacketLayout(const Dimensions& d, std::uint32_t blocks) {
+    const std::uint32_t pairs = projectedRows(d) / 2;
+    constexpr std::uint32_t kLine = 8;  // packets of a line of the cache
+    inputSize = tilesFor(d.model) * kPacketsOfTile + (tilesFor(d.model) + 1) / 2;
+    inputSize = (inputSize + kLine - 1) / kLine * kLine;
+    partials = input + kInputCopies * inputSize;
+    selected = (partials + pairs * blocks + kLine - 1) / kLine * kLine;
+    selectedSize = tilesFor(d.dtRank) * kPacketsOfTile + tilesFor(d.states) * kTileRows;
+    selectedSize = (selectedSize + kLine - 1) / kLine * kLine;
+    output = selected + kSelectedCopies * selectedSize;
+    size = output + tilesFor(d.inner) * kPacketsOfTile;
+  }
+};
+
+/// Half a packet.
+__device__ inline void send(uint2* to, std::uint32_t value, std::uint32_t sequence) {
+  asm volatile(
+      "{\n"
+      ".reg .b64 both;\n"
+      "mov.b64 both, {%1, %2};\n"
+      "st.relaxed.gpu.global.b64 [%0], both;\n"
+      "}\n" ::"l"(to),
+      "r"(value), "r"(sequence)
+      : "memory");
+}
+
+/// A whole packet.
+__device__ inline void send(uint4* to, std::uint32_t first, std::uint32_t second,
+                            std::uint32_t sequence) {
+  asm volatile(
+      "{\n"
+      ".reg .b64 low, high;\n"
+      "mov.b64 low, {%1, %3};\n"
+      "mov.b64 high, {%2, %3};\n"
+      "st.relaxed.gpu.global.v2.b64 [%0], {low, high};\n"
+      "}\n" ::"l"(to),
+      "r"(first), "r"(second), "r"(sequence)
+      : "memory");
+}
+
+__device__ inline uint2 look(const uint2* at) {
+  uint2 seen;
+  asm volatile(
+      "{\n"
+      ".reg .b64 both;\n"
+      "ld.relaxed.gpu.global.b64 both, [%2];\n"
+      "mov.b64 {%0, %1}, both;\n"
+      "}\n"
+      : "=r"(seen.x), "=r"(seen.y)
+      : "l"(at)
+      : "memory");
+  return seen;
+}
+
+__device__ inline uint4 look(const uint4* at) {
+  uint4 seen;
+  asm volatile(
+      "{\n"
+      ".reg .b64 low, high;\n"
+      "ld.relaxed.gpu.global.v2.b64 {low, high}, [%4];\n"
+      "mov.b64 {%0, %1}, low;\n"
+      "mov.b64 {%2, %3}, high;\n"
+      "}\n"
+      : "=r"(seen.x), "=r"(seen.y), "=r"(seen.z), "=r"(seen.w)
+      : "l"(at)
+      : "memory");
+  return seen;
+}
+
+__device__ inline bool isOf(const uint2& half, std::uint32_t sequence) {
+  return half.y == sequence;
+}
+
+__device__ inline bool isOf(const uint4& packet, std::uint32_t sequence) {
+  return packet.y == sequence && packet.w == sequence;
+}
+
+/// Waits, as a whole warp, until what `look` fetches is all there. `look` returns whether it is.
+template <class Look>
+__device__ void await(const Look& lookAtAll) {
+  while (!__all_sync(~0u, lookAtAll())) {
+  }
+}
+
+}  // namespace mb::cuda
