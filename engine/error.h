@@ -57,6 +57,12 @@ class RequestError : public Error {
   using Error::Error;
 };
 
+/// Training came to a loss that is not a number. Names the step.
+class DivergedError : public Error {
+ public:
+  using Error::Error;
+};
+
 /// Thrown out of a computation whose stop token was triggered. Not an error.
 class Stopped : public std::exception {
  public:

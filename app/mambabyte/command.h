@@ -67,5 +67,7 @@ Run addGenerate(CLI::App& app);
 Run addEval(CLI::App& app);
 Run addInfo(CLI::App& app);
 Run addBench(CLI::App& app);
+Run addTokenizer(CLI::App& app);
+Run addTrain(CLI::App& app);
 
 }  // namespace mb::cli

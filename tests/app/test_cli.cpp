@@ -378,10 +378,93 @@ class CliTest : public QObject {
     QVERIFY(run({"info", "--model", draftFolder()}).out.contains("subword"));
   }
 
+  void trainMakesAModelAndGoesOnWithIt() {
+    const test::TemporaryFolder folder;
+    const QString text = path(folder / "text");
+    test::writeFile(folder / "text", test::readFile(excerpt().toStdString()).substr(0, 2000));
+    const auto train = [&](const char* out, const char* steps, const QStringList& more = {}) {
+      return run(QStringList{"train", "--file", text, "--validation", text, "--width", "16",
+                             "--layers", "2", "--segment", "50", "--streams", "2", "--steps", steps,
+                             "--out", path(folder / out), "--checkpoint-every", "4"} +
+                 more);
+    };
+    const Result whole = train("whole", "12");
+    QVERIFY2(whole.status == 0, whole.err);
+    QCOMPARE(figure(whole.out, "steps"), 12.0);
+    const double bits = figure(whole.out, "validation_bits_per_token");
+    QVERIFY2(bits > 4 && bits < 8, whole.out);
+    QVERIFY(whole.err.contains("step 12 of 12"));
+    QCOMPARE(contents(folder / "whole" / "log.jsonl").count('\n'), 13);  // steps and a validation
+    const auto model = folder / "whole" / "checkpoint";
+    const Result evaluated =
+        run({"eval", "--model", path(model), "--file", text, "--dtype", "f32"});
+    QVERIFY(std::abs(figure(evaluated.out, "bits_per_byte") - bits) < 0.001);
+
+    const Result again = train("whole", "12");
+    QCOMPARE(again.status, 1);
+    QVERIFY2(isOneLine(again.err) && again.err.contains("--resume"), again.err);
+    const Result other = train("whole", "13", {"--resume"});
+    QCOMPARE(other.status, 1);
+    QVERIFY2(other.err.contains("options"), other.err);
+    const Result nothingThere = train("new", "12", {"--resume"});
+    QCOMPARE(nothingThere.status, 1);
+    QVERIFY2(nothingThere.err.contains("no checkpoint"), nothingThere.err);
+    const Result ended = train("whole", "12", {"--resume"});  // nothing is left to do
+    QVERIFY2(ended.status == 0, ended.err);
+    QCOMPARE(figure(ended.out, "validation_bits_per_token"), bits);
+  }
+
+  void trainGoesOnAfterAnInterruption() {
+    const test::TemporaryFolder folder;
+    QStringList arguments{"train",    "--file", excerpt(),           "--width", "64",
+                          "--layers", "2",      "--segment",         "100",     "--steps",
+                          "1000000",  "--out",  path(folder / "run")};
+    QProcess process;
+    const auto interruptWhenItSteps = [&] {
+      process.start(MB_TEST_PROGRAM, arguments);
+      QByteArray shown;
+      QTRY_VERIFY_WITH_TIMEOUT((shown += process.readAllStandardError()).contains("step "),
+                               kPatience);
+      interrupt(process);
+    };
+    interruptWhenItSteps();
+    const Result result = resultOf(process);
+    QCOMPARE(result.status, 130);
+    QVERIFY2(result.err.contains("--resume"), result.err);
+    const auto steps = [&] { return contents(folder / "run" / "log.jsonl").count('\n'); };
+    const auto before = steps();
+    QVERIFY(before > 0);
+    arguments << "--resume";
+    interruptWhenItSteps();
+    QCOMPARE(resultOf(process).status, 130);
+    const QByteArray log = contents(folder / "run" / "log.jsonl");
+    QVERIFY(steps() > before);
+    const auto lines = log.split('\n');
+    for (qsizetype i = 0; i + 1 < lines.size(); ++i)  // none twice, none left out
+      QCOMPARE(json::parse(lines[i].toStdString()).at("step"), i + 1);
+  }
+
+  void trainRefusesWhatItCannotRead() {
+    const test::TemporaryFolder folder;
+    test::writeFile(folder / "empty", "");
+    test::writeFile(folder / "short", "abc");
+    const QString out = path(folder / "run");
+    const auto refused = [&](const QStringList& more, const char* why) {
+      const Result result = run(QStringList{"train", "--out", out} + more);
+      return result.status == 1 && isOneLine(result.err) && result.err.contains(why) &&
+             !std::filesystem::exists(folder / "run");
+    };
+    QVERIFY(refused({"--file", path(folder / "none")}, "none"));
+    QVERIFY(refused({"--file", path(folder / "empty")}, "at least one byte"));
+    QVERIFY(refused({"--file", path(folder / "short")}, "257 tokens"));
+    QVERIFY(refused({"--file", excerpt(), "--model", path(folder / "none")}, "none"));
+    QVERIFY(refused({"--file", excerpt(), "--tokenizer", path(folder / "short")}, "short"));
+  }
+
   void helpGoesToStandardOutput_data() {
     QTest::addColumn<QStringList>("arguments");
     QTest::newRow("program") << QStringList{"--help"};
-    for (const char* command : {"generate", "eval", "info", "bench"})
+    for (const char* command : {"generate", "eval", "info", "bench", "train"})
       QTest::newRow(command) << QStringList{command, "--help"};
   }
   void helpGoesToStandardOutput() {
