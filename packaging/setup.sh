@@ -9,7 +9,8 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 program_packages=(
   g++ cmake ninja-build pkgconf
   qt6-base-dev libqcustomplot-dev libhwy-dev nlohmann-json3-dev libcli11-dev
-  libpcre2-dev libzip-dev libxxhash-dev libopenblas-dev fonts-dejavu-core)
+  libpcre2-dev libzip-dev libxxhash-dev liblzma-dev libzstd-dev libopenblas-dev
+  fonts-dejavu-core)
 
 # A build with more compilers than cores can run out of memory.
 export CMAKE_BUILD_PARALLEL_LEVEL=${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)}
@@ -57,7 +58,7 @@ install_packages() {
   if ! command -v apt-get >/dev/null; then
     say "No apt-get here, so nothing is installed. The build needs a C++20 compiler, CMake 3.25," \
       "Ninja, pkg-config, Qt 6.4, QCustomPlot 2.1 for Qt 6, Highway, nlohmann-json, CLI11, PCRE2," \
-      "libzip, xxHash and OpenBLAS, the tests Google Benchmark too; trying with what there is."
+      "libzip, liblzma, libzstd, xxHash and OpenBLAS, the tests Google Benchmark too; trying with what there is."
     return
   fi
   set -- "${program_packages[@]}" "$@"

@@ -3,9 +3,9 @@
 #include <unistd.h>
 
 #include "app/mambabyte/command.h"
-#include "engine/checkpoint/mapped_file.h"
 #include "engine/error.h"
 #include "engine/file_io.h"
+#include "engine/text_file.h"
 #include "engine/tokenizer/bpe_trainer.h"
 
 namespace mb::cli {
@@ -49,27 +49,26 @@ void expectPlaceFor(const Arguments& arguments) {
     throw FileError(arguments.out, "exists already; --force replaces it");
 }
 
-std::vector<MappedFile> openAll(const std::vector<std::string>& names) {
-  std::vector<MappedFile> files;
+std::vector<Bytes> readAll(const std::vector<std::string>& names, std::stop_token stop) {
+  std::vector<Bytes> texts;
   for (const std::string& name : names) {
-    files.emplace_back(name);
-    if (files.back().bytes().empty())
+    texts.push_back(readText(name, stop));
+    if (texts.back().empty())
       throw FormatError(name, "content", "text to learn from", "an empty file");
   }
-  return files;
+  return texts;
 }
 
-void count(BpeTrainer& trainer, const std::vector<MappedFile>& files, std::stop_token stop) {
+void count(BpeTrainer& trainer, const std::vector<Bytes>& texts, std::stop_token stop) {
   std::uint64_t total = 0;
-  for (const MappedFile& file : files) total += file.bytes().size();
+  for (const Bytes& text : texts) total += text.size();
   std::uint64_t before = 0;
   Progress progress("counted");
-  for (const MappedFile& file : files) {
-    const auto bytes = file.bytes();
+  for (const Bytes& text : texts) {
     trainer.add(
-        ByteView(reinterpret_cast<const Byte*>(bytes.data()), bytes.size()),
-        [&](std::uint64_t done, std::uint64_t) { progress.show(before + done, total); }, stop);
-    before += bytes.size();
+        text, [&](std::uint64_t done, std::uint64_t) { progress.show(before + done, total); },
+        stop);
+    before += text.size();
   }
 }
 
@@ -92,7 +91,7 @@ int train(const Arguments& arguments) {
   const Clock::time_point start = Clock::now();
   expectPlaceFor(arguments);
   BpeTrainer trainer(arguments.training);
-  count(trainer, openAll(arguments.files), stop);
+  count(trainer, readAll(arguments.files, stop), stop);
   const BpeVocabulary vocabulary = learn(trainer, stop);
   writeFileAtomically(arguments.out, tokenizerJsonText(vocabulary));
   const std::chrono::duration<double> seconds = Clock::now() - start;

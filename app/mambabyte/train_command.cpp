@@ -9,6 +9,7 @@
 #include "engine/export/run_export.h"
 #include "engine/file_io.h"
 #include "engine/model/random_weights.h"
+#include "engine/text_file.h"
 #include "engine/tokenizer/tokenizer.h"
 #include "engine/training/trainer.h"
 
@@ -43,13 +44,12 @@ double secondsSince(Clock::time_point start) {
 }
 
 /// The text of all files, one after the other, in the model's tokens.
-std::vector<Token> readText(std::span<const std::string> files, const Tokenizer* tokenizer,
-                            std::stop_token stop) {
+std::vector<Token> readTokens(std::span<const std::string> files, const Tokenizer* tokenizer,
+                              std::stop_token stop) {
   std::vector<Token> tokens;
   for (const std::string& name : files) {
-    const MappedFile file(name);
-    if (file.bytes().empty()) throw FormatError(name, "text", "at least one byte", "none");
-    const ByteView bytes(reinterpret_cast<const Byte*>(file.bytes().data()), file.bytes().size());
+    const Bytes bytes = readText(name, stop);
+    if (bytes.empty()) throw FormatError(name, "text", "at least one byte", "none");
     if (tokenizer) {
       const std::vector<Token> more = tokenizer->encode(bytes, stop);
       tokens.insert(tokens.end(), more.begin(), more.end());
@@ -234,10 +234,10 @@ int train(Arguments& arguments) {
   arguments.options.carryState = !arguments.forget;
   Start start = startOf(arguments);
   const std::unique_ptr<const Tokenizer> tokenizer = tokenizerOf(start);
-  const std::vector<Token> text = readText(arguments.files, tokenizer.get(), stop);
+  const std::vector<Token> text = readTokens(arguments.files, tokenizer.get(), stop);
   std::vector<Token> validation;
   if (!arguments.validation.empty())
-    validation = readText({&arguments.validation, 1}, tokenizer.get(), stop);
+    validation = readTokens({&arguments.validation, 1}, tokenizer.get(), stop);
   validation.resize(std::min(validation.size(), arguments.validationTokens));
 
   const ParameterLayout layout(start.config);
@@ -267,7 +267,9 @@ Run addTrain(CLI::App& app) {
   const auto arguments = std::make_shared<Arguments>();
   TrainingOptions& options = arguments->options;
   CLI::App& command = *app.add_subcommand("train", "Train a model on texts, on the CPU");
-  command.add_option("--file", arguments->files, "Text to train on; several are joined")
+  command
+      .add_option("--file", arguments->files,
+                  "Text to train on, also .xz or .zst; several are joined")
       ->required();
   command.add_option("--validation", arguments->validation, "Text to validate with");
   command.add_option("--out", arguments->out, "Folder of the run")->required();
