@@ -152,8 +152,9 @@ void Trainer::place(Stream& stream, std::uint64_t index) const {
     stream.position = mix(m_options.seed, index) % places;
   } else if (stream.position < places) {
     return;
-  } else {
-    stream.position = 0;
+  } else {  // not always at the beginning: the last bytes, too few for a segment, get their turn
+    stream.position =
+        mix(m_options.seed, index) % std::min<std::uint64_t>(places, m_options.segment);
   }
   std::ranges::fill(stream.state, 0.0f);
 }

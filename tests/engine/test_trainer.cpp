@@ -115,6 +115,21 @@ class TrainerTest : public QObject {
     QVERIFY(std::abs(forgetful.step({}).bits - expected) > 1e-4 * expected);
   }
 
+  void theEndOfTheTextIsLearnedToo() {
+    constexpr std::size_t kSegment = 64;
+    Setting setting(2 * kSegment);  // the second segment lacks one target
+    TrainingOptions options = few();
+    options.steps = 400;
+    options.segment = kSegment;
+    options.streams = 1;
+    options.weightDecay = 0;
+    options.learningRate = 0.02;
+    Trainer trainer = setting.trainer(options);
+    while (!trainer.isDone()) trainer.step({});
+    const double bits = trainer.validate(setting.text, {});
+    QVERIFY2(bits < 2, qPrintable(QString::number(bits)));
+  }
+
   void goesOnExactly_data() {
     QTest::addColumn<bool>("carry");
     QTest::newRow("states carried") << true;
