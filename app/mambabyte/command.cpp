@@ -98,7 +98,8 @@ std::stop_token interruption() {
   return source.get_token();
 }
 
-Progress::Progress(std::string name) : m_name(std::move(name)), m_visible(isatty(STDERR_FILENO)) {}
+Progress::Progress(std::string name, std::string unit)
+    : m_name(std::move(name)), m_unit(std::move(unit)), m_visible(isatty(STDERR_FILENO)) {}
 
 Progress::~Progress() {
   if (m_visible && m_shown != Clock::time_point()) std::fprintf(stderr, "\r\033[K");
@@ -107,8 +108,9 @@ Progress::~Progress() {
 void Progress::show(std::uint64_t done, std::uint64_t total) {
   if (!m_visible || Clock::now() - m_shown < kProgressInterval) return;
   m_shown = Clock::now();
-  std::fprintf(stderr, "\r\033[K%s: %llu of %llu bytes", m_name.c_str(),
-               static_cast<unsigned long long>(done), static_cast<unsigned long long>(total));
+  std::fprintf(stderr, "\r\033[K%s: %llu of %llu %s", m_name.c_str(),
+               static_cast<unsigned long long>(done), static_cast<unsigned long long>(total),
+               m_unit.c_str());
 }
 
 void writeJson(const std::string& file, const nlohmann::json& json) {

@@ -45,15 +45,17 @@ void sayWhenGivenUp(const ModelLoader& loader);
 /// Triggered by Ctrl+C.
 std::stop_token interruption();
 
-/// "name: done of total" on standard error while a terminal watches, at most five times a second.
+/// "name: done of total bytes", or other units, on standard error while a terminal watches, at most
+/// five times a second.
 class Progress {
  public:
-  explicit Progress(std::string name);
+  explicit Progress(std::string name, std::string unit = "bytes");
   ~Progress();
   void show(std::uint64_t done, std::uint64_t total);
 
  private:
   std::string m_name;
+  std::string m_unit;
   bool m_visible;
   std::chrono::steady_clock::time_point m_shown;
 };

@@ -1,6 +1,5 @@
 // mambabyte tokenizer train: learns a tokenizer.json from text files.
 #include <cstdio>
-#include <unistd.h>
 
 #include "app/mambabyte/command.h"
 #include "engine/error.h"
@@ -19,27 +18,6 @@ struct Arguments {
   std::string out;
   BpeTraining training{.vocabularySize = 4096};
   bool force = false;
-};
-
-/// "learned: done of total tokens", where Progress shows bytes.
-class LearningProgress {
- public:
-  LearningProgress() : m_visible(isatty(STDERR_FILENO)) {}
-  ~LearningProgress() {
-    if (m_visible) std::fprintf(stderr, "\r\033[K");
-  }
-  LearningProgress(const LearningProgress&) = delete;
-  LearningProgress& operator=(const LearningProgress&) = delete;
-
-  void show(std::uint64_t done, std::uint64_t total) const {
-    constexpr std::uint64_t kInterval = 64;  // tokens
-    if (!m_visible || done % kInterval != 0) return;
-    std::fprintf(stderr, "\r\033[Klearned: %llu of %llu tokens",
-                 static_cast<unsigned long long>(done), static_cast<unsigned long long>(total));
-  }
-
- private:
-  bool m_visible;
 };
 
 /// What can be refused before the work is.
@@ -73,7 +51,7 @@ void count(BpeTrainer& trainer, const std::vector<Bytes>& texts, std::stop_token
 }
 
 BpeVocabulary learn(const BpeTrainer& trainer, std::stop_token stop) {
-  const LearningProgress progress;
+  Progress progress("learned", "tokens");
   return trainer.learn([&](std::uint64_t done, std::uint64_t total) { progress.show(done, total); },
                        stop);
 }

@@ -239,6 +239,8 @@ int train(Arguments& arguments) {
   if (!arguments.validation.empty())
     validation = readTokens({&arguments.validation, 1}, tokenizer.get(), stop);
   validation.resize(std::min(validation.size(), arguments.validationTokens));
+  if (validation.size() == 1)
+    throw FormatError(arguments.validation, "text to validate with", "at least 2 tokens", "one");
 
   const ParameterLayout layout(start.config);
   cpu::ThreadPool pool(arguments.threads);

@@ -6,49 +6,16 @@
 #include <unistd.h>
 
 #include "engine/model/devices.h"
+#include "tests/support/program.h"
 #include "tests/support/test_models.h"
 
 using namespace mb;
+using namespace mb::test;
 using nlohmann::json;
 
 namespace {
 
-constexpr int kPatience = 300'000;  // milliseconds; only a hang takes so long
-constexpr int kFailed = 1;
-constexpr int kBadArguments = 2;
-constexpr int kInterrupted = 130;
 const QString kPrompt = "It was a dark and stormy night";
-
-struct Result {
-  int status = -1;
-  QByteArray out;
-  QByteArray err;
-  /// Standard output without the line end that follows the text.
-  QByteArray text() const { return out.chopped(out.endsWith('\n') ? 1 : 0); }
-};
-
-Result resultOf(QProcess& process) {
-  Result result;
-  if (!process.waitForFinished(kPatience)) process.kill();
-  if (process.exitStatus() == QProcess::NormalExit) result.status = process.exitCode();
-  result.out = process.readAllStandardOutput();
-  result.err = process.readAllStandardError();
-  return result;
-}
-
-Result run(const QStringList& arguments) {
-  QProcess process;
-  process.start(MB_TEST_PROGRAM, arguments);
-  return resultOf(process);
-}
-
-bool isOneLine(const QByteArray& text) {
-  return text.size() > 1 && text.endsWith('\n') && text.count('\n') == 1;
-}
-
-QString path(const std::filesystem::path& file) {
-  return QString::fromStdString(file.string());
-}
 
 QString draftFolder() {
   return path(test::bundledFolder("books-draft"));
@@ -64,13 +31,6 @@ QByteArray contents(const std::filesystem::path& file) {
 
 json parsed(const std::filesystem::path& file) {
   return json::parse(test::readFile(file), nullptr, false);
-}
-
-/// The figure behind a name in lines of "name value".
-double figure(const QByteArray& lines, const QByteArray& name) {
-  for (const QByteArray& line : lines.split('\n'))
-    if (line.startsWith(name + ' ')) return line.mid(name.size() + 1).toDouble();
-  return std::numeric_limits<double>::quiet_NaN();
 }
 
 /// Whether the process has a handler for Ctrl+C by now.
@@ -457,6 +417,8 @@ class CliTest : public QObject {
     QVERIFY(refused({"--file", path(folder / "none")}, "none"));
     QVERIFY(refused({"--file", path(folder / "empty")}, "at least one byte"));
     QVERIFY(refused({"--file", path(folder / "short")}, "257 tokens"));
+    test::writeFile(folder / "one", "a");
+    QVERIFY(refused({"--file", excerpt(), "--validation", path(folder / "one")}, "2 tokens"));
     QVERIFY(refused({"--file", excerpt(), "--model", path(folder / "none")}, "none"));
     QVERIFY(refused({"--file", excerpt(), "--tokenizer", path(folder / "short")}, "short"));
   }
