@@ -208,7 +208,15 @@ struct Backprop<Real>::Layer {
 
 template <class Real>
 Backprop<Real>::Backprop(const ParameterLayout& layout)
-    : m_layout(layout), m_config(layout.config()), m_layers(layout.config().layers) {}
+    : m_layout(layout),
+      m_config(layout.config()),
+      m_d(m_config.dModel),
+      m_e(m_config.dInner),
+      m_n(m_config.dState),
+      m_taps(m_config.dConv),
+      m_rank(m_config.dtRank),
+      m_selected(m_rank + 2 * m_n),
+      m_layers(m_config.layers) {}
 
 template <class Real>
 Backprop<Real>::Backprop(Backprop&& other) noexcept = default;
@@ -224,28 +232,26 @@ template <class Real>
 void Backprop<Real>::resize(std::size_t tokens) {
   if (tokens == m_tokens) return;
   m_tokens = tokens;
-  const std::size_t d = m_config.dModel;
-  const std::size_t e = m_config.dInner;
-  const std::size_t selected = m_config.dtRank + 2 * m_config.dState;
   const std::size_t kept = (tokens + kStateEvery - 1) / kStateEvery;
   for (Layer& layer : m_layers) {
-    layer.x.resize(tokens * d);
+    layer.x.resize(tokens * m_d);
     layer.scale.resize(tokens);
-    layer.expanded.resize(tokens * 2 * e);
-    layer.sums.resize(tokens * e);
-    layer.selected.resize(tokens * selected);
-    layer.delta.resize(tokens * e);
-    layer.y.resize(tokens * e);
-    layer.states.resize(kept * e * m_config.dState);
+    layer.expanded.resize(tokens * 2 * m_e);
+    layer.sums.resize(tokens * m_e);
+    layer.selected.resize(tokens * m_selected);
+    layer.delta.resize(tokens * m_e);
+    layer.y.resize(tokens * m_e);
+    layer.states.resize(kept * m_e * m_n);
   }
-  for (auto* values : {&m_x, &m_dx, &m_normed, &m_dNormed}) values->resize(tokens * d);
-  for (auto* values : {&m_dConvolved, &m_dDelta, &m_gated, &m_dGated}) values->resize(tokens * e);
+  for (auto* values : {&m_x, &m_dx, &m_normed, &m_dNormed}) values->resize(tokens * m_d);
+  for (auto* values : {&m_dConvolved, &m_dDelta, &m_gated, &m_dGated}) values->resize(tokens * m_e);
   m_finalScale.resize(tokens);
   m_logits.resize(kHeadRows * m_config.vocabSize);
-  m_dExpanded.resize(tokens * 2 * e);
-  m_dSelected.resize(tokens * selected);
-  m_states.resize((kStateEvery + 1) * e * m_config.dState);
-  m_kept.resize(kStateEvery * e * m_config.dState);
+  m_dExpanded.resize(tokens * 2 * m_e);
+  m_dSelected.resize(tokens * m_selected);
+  m_states.resize((kStateEvery + 1) * m_e * m_n);
+  m_kept.resize(kStateEvery * m_e * m_n);
+  m_rates.resize(m_e * m_n);
 }
 
 template <class Real>
@@ -255,11 +261,10 @@ Real Backprop<Real>::run(std::span<const Real> parameters, const Segment<Real>& 
   m_parameters = parameters.data();
   m_gradient = segment.gradient.empty() ? nullptr : segment.gradient.data();
   resize(segment.inputs.size());
-  const std::size_t d = m_config.dModel;
   for (std::size_t t = 0; t < m_tokens; ++t)
     std::copy_n(
-        m_parameters + m_layout.embedding() + static_cast<std::size_t>(segment.inputs[t]) * d, d,
-        m_x.begin() + static_cast<std::ptrdiff_t>(t * d));
+        m_parameters + m_layout.embedding() + static_cast<std::size_t>(segment.inputs[t]) * m_d,
+        m_d, m_x.begin() + static_cast<std::ptrdiff_t>(t * m_d));
   // States are read layer by layer before they are written, so both may be the same.
   const std::vector<Real> before(segment.stateIn.begin(), segment.stateIn.end());
   Segment<Real> own = segment;
@@ -269,8 +274,9 @@ Real Backprop<Real>::run(std::span<const Real> parameters, const Segment<Real>& 
   if (!m_gradient) return loss;
   for (std::size_t i = m_config.layers; i-- > 0;) backward(i, own);
   for (std::size_t t = 0; t < m_tokens; ++t) {
-    Real* to = m_gradient + m_layout.embedding() + static_cast<std::size_t>(segment.inputs[t]) * d;
-    for (std::size_t i = 0; i < d; ++i) to[i] += m_dx[t * d + i];
+    Real* to =
+        m_gradient + m_layout.embedding() + static_cast<std::size_t>(segment.inputs[t]) * m_d;
+    for (std::size_t i = 0; i < m_d; ++i) to[i] += m_dx[t * m_d + i];
   }
   return loss;
 }
@@ -278,86 +284,78 @@ Real Backprop<Real>::run(std::span<const Real> parameters, const Segment<Real>& 
 /// x += block(norm(x)), keeping what backward() needs.
 template <class Real>
 void Backprop<Real>::forward(std::size_t index, const Segment<Real>& segment) {
-  const std::size_t d = m_config.dModel;
-  const std::size_t e = m_config.dInner;
   const LayerParameters& at = m_layout.layer(index);
   Layer& layer = m_layers[index];
   layer.x = m_x;
-  normalise(m_x.data(), m_parameters + at.norm, m_tokens, d, m_config.normEpsilon, m_normed.data(),
-            layer.scale.data());
-  project<Real>({m_normed.data(), m_tokens, d, d}, m_parameters + at.inProj,
-                {layer.expanded.data(), m_tokens, 2 * e, 2 * e});
+  normalise(m_x.data(), m_parameters + at.norm, m_tokens, m_d, m_config.normEpsilon,
+            m_normed.data(), layer.scale.data());
+  project<Real>({m_normed.data(), m_tokens, m_d, m_d}, m_parameters + at.inProj,
+                {layer.expanded.data(), m_tokens, 2 * m_e, 2 * m_e});
   convolve(index, segment);
   scan(index, segment);
-  project<Real>({m_gated.data(), m_tokens, e, e}, m_parameters + at.outProj,
-                {m_x.data(), m_tokens, d, d}, Real{1});
+  project<Real>({m_gated.data(), m_tokens, m_e, m_e}, m_parameters + at.outProj,
+                {m_x.data(), m_tokens, m_d, m_d}, Real{1});
 }
 
 /// conv(u) with the inputs of the segment before; u' = SiLU of it goes to m_dConvolved for a while.
 template <class Real>
 void Backprop<Real>::convolve(std::size_t index, const Segment<Real>& segment) {
-  const std::size_t e = m_config.dInner;
-  const std::size_t taps = m_config.dConv;
   const LayerParameters& at = m_layout.layer(index);
   Layer& layer = m_layers[index];
   const Real* memory = segment.stateIn.data() + stateOffset(index);
   const auto inputAt = [&](std::size_t position) {  // counted from the oldest remembered
-    return position < taps - 1 ? memory + position * e
-                               : layer.expanded.data() + (position - (taps - 1)) * 2 * e;
+    return position < m_taps - 1 ? memory + position * m_e
+                                 : layer.expanded.data() + (position - (m_taps - 1)) * 2 * m_e;
   };
   for (std::size_t t = 0; t < m_tokens; ++t) {
-    Real* sums = layer.sums.data() + t * e;
-    for (std::size_t c = 0; c < e; ++c)
+    Real* sums = layer.sums.data() + t * m_e;
+    for (std::size_t c = 0; c < m_e; ++c)
       sums[c] = m_config.convBias ? m_parameters[at.convBias + c] : Real{0};
-    for (std::size_t tap = 0; tap < taps; ++tap) {
+    for (std::size_t tap = 0; tap < m_taps; ++tap) {
       const Real* input = inputAt(t + tap);
       const Real* weight = m_parameters + at.conv + tap;
-      for (std::size_t c = 0; c < e; ++c) sums[c] += weight[c * taps] * input[c];
+      for (std::size_t c = 0; c < m_e; ++c) sums[c] += weight[c * m_taps] * input[c];
     }
-    for (std::size_t c = 0; c < e; ++c) m_dConvolved[t * e + c] = silu(sums[c]);
+    for (std::size_t c = 0; c < m_e; ++c) m_dConvolved[t * m_e + c] = silu(sums[c]);
   }
   Real* out = segment.stateOut.data() + stateOffset(index);
-  for (std::size_t i = 0; i < taps - 1; ++i) std::copy_n(inputAt(m_tokens + i), e, out + i * e);
+  for (std::size_t i = 0; i < m_taps - 1; ++i)
+    std::copy_n(inputAt(m_tokens + i), m_e, out + i * m_e);
 }
 
 /// δ, B, C and Δ of u', the selective scan, and its output times SiLU(z) in m_gated.
 template <class Real>
 void Backprop<Real>::scan(std::size_t index, const Segment<Real>& segment) {
-  const std::size_t e = m_config.dInner;
-  const std::size_t n = m_config.dState;
-  const std::size_t rank = m_config.dtRank;
-  const std::size_t width = rank + 2 * n;
   const LayerParameters& at = m_layout.layer(index);
   Layer& layer = m_layers[index];
   const std::vector<Real>& convolved = m_dConvolved;
-  project<Real>({convolved.data(), m_tokens, e, e}, m_parameters + at.xProj,
-                {layer.selected.data(), m_tokens, width, width});
-  project<Real>({layer.selected.data(), m_tokens, rank, width}, m_parameters + at.dtProj,
-                {layer.delta.data(), m_tokens, e, e});
-  const std::size_t memory = (m_config.dConv - 1) * e;
-  std::vector<Real> s(e * n);
-  std::copy_n(segment.stateIn.data() + stateOffset(index) + memory, e * n, s.begin());
-  std::vector<Real> decay(e * n);
-  for (std::size_t i = 0; i < e * n; ++i) decay[i] = -std::exp(m_parameters[at.decay + i]);
-  std::vector<Real> kept(n);
+  project<Real>({convolved.data(), m_tokens, m_e, m_e}, m_parameters + at.xProj,
+                {layer.selected.data(), m_tokens, m_selected, m_selected});
+  project<Real>({layer.selected.data(), m_tokens, m_rank, m_selected}, m_parameters + at.dtProj,
+                {layer.delta.data(), m_tokens, m_e, m_e});
+  const std::size_t memory = (m_taps - 1) * m_e;
+  std::vector<Real> s(m_e * m_n);
+  std::copy_n(segment.stateIn.data() + stateOffset(index) + memory, m_e * m_n, s.begin());
+  takeRates(index);
+  std::vector<Real> kept(m_n);
   for (std::size_t t = 0; t < m_tokens; ++t) {
     if (t % kStateEvery == 0)
       std::ranges::copy(
-          s, layer.states.begin() + static_cast<std::ptrdiff_t>(t / kStateEvery * e * n));
-    const Real* b = layer.selected.data() + t * width + rank;
-    const Real* c = b + n;
-    for (std::size_t channel = 0; channel < e; ++channel) {
-      Real& delta = layer.delta[t * e + channel];
+          s, layer.states.begin() + static_cast<std::ptrdiff_t>(t / kStateEvery * m_e * m_n));
+    const Real* b = layer.selected.data() + t * m_selected + m_rank;
+    const Real* c = b + m_n;
+    for (std::size_t channel = 0; channel < m_e; ++channel) {
+      Real& delta = layer.delta[t * m_e + channel];
       delta = softplus(delta + m_parameters[at.dtBias + channel]);
-      const Real u = convolved[t * e + channel];
+      const Real u = convolved[t * m_e + channel];
       const Real gained = delta * u;
       Real y = m_parameters[at.skip + channel] * u;
-      Real* state = s.data() + channel * n;
-      decays(delta, decay.data() + channel * n, n, kept.data());
-      advance(kept.data(), state, gained, b, n, state);
-      y += dot(state, c, n);
-      layer.y[t * e + channel] = y;
-      m_gated[t * e + channel] = y * silu(layer.expanded[(2 * t + 1) * e + channel]);
+      Real* state = s.data() + channel * m_n;
+      decays(delta, m_rates.data() + channel * m_n, m_n, kept.data());
+      advance(kept.data(), state, gained, b, m_n, state);
+      y += dot(state, c, m_n);
+      layer.y[t * m_e + channel] = y;
+      m_gated[t * m_e + channel] = y * silu(layer.expanded[(2 * t + 1) * m_e + channel]);
     }
   }
   std::ranges::copy(
@@ -367,15 +365,14 @@ void Backprop<Real>::scan(std::size_t index, const Segment<Real>& segment) {
 /// Loss of all tokens, and its derivative by x in m_dx; logits of a few tokens at a time.
 template <class Real>
 Real Backprop<Real>::head(const Segment<Real>& segment, Real scale) {
-  const std::size_t d = m_config.dModel;
   const std::size_t vocabulary = m_config.vocabSize;
   const Real* weights = m_parameters + m_layout.head();
-  normalise(m_x.data(), m_parameters + m_layout.finalNorm(), m_tokens, d, m_config.normEpsilon,
+  normalise(m_x.data(), m_parameters + m_layout.finalNorm(), m_tokens, m_d, m_config.normEpsilon,
             m_normed.data(), m_finalScale.data());
   Real loss = 0;
   for (std::size_t first = 0; first < m_tokens; first += kHeadRows) {
     const std::size_t rows = std::min(kHeadRows, m_tokens - first);
-    project<Real>({m_normed.data() + first * d, rows, d, d}, weights,
+    project<Real>({m_normed.data() + first * m_d, rows, m_d, m_d}, weights,
                   {m_logits.data(), rows, vocabulary, vocabulary});
     for (std::size_t row = 0; row < rows; ++row) {
       Real* logits = m_logits.data() + row * vocabulary;
@@ -390,146 +387,151 @@ Real Backprop<Real>::head(const Segment<Real>& segment, Real scale) {
     }
     if (m_gradient)
       projectBack<Real>({m_logits.data(), rows, vocabulary, vocabulary}, weights,
-                        {m_normed.data() + first * d, rows, d, d}, m_gradient + m_layout.head(),
-                        {m_dNormed.data() + first * d, rows, d, d}, Real{0});
+                        {m_normed.data() + first * m_d, rows, m_d, m_d},
+                        m_gradient + m_layout.head(),
+                        {m_dNormed.data() + first * m_d, rows, m_d, m_d}, Real{0});
   }
   if (!m_gradient) return loss;
   std::ranges::fill(m_dx, Real{0});
   normaliseBack(m_dNormed.data(), m_x.data(), m_parameters + m_layout.finalNorm(),
-                m_finalScale.data(), m_tokens, d, m_dx.data(), m_gradient + m_layout.finalNorm());
+                m_finalScale.data(), m_tokens, m_d, m_dx.data(), m_gradient + m_layout.finalNorm());
   return loss;
 }
 
 /// From the derivative by what the layer adds to, m_dx, to that by what it took, in place.
 template <class Real>
 void Backprop<Real>::backward(std::size_t index, const Segment<Real>& segment) {
-  const std::size_t d = m_config.dModel;
-  const std::size_t e = m_config.dInner;
   const LayerParameters& at = m_layout.layer(index);
   const Layer& layer = m_layers[index];
   for (std::size_t t = 0; t < m_tokens; ++t)
-    for (std::size_t c = 0; c < e; ++c)
-      m_gated[t * e + c] = layer.y[t * e + c] * silu(layer.expanded[(2 * t + 1) * e + c]);
-  projectBack<Real>({m_dx.data(), m_tokens, d, d}, m_parameters + at.outProj,
-                    {m_gated.data(), m_tokens, e, e}, m_gradient + at.outProj,
-                    {m_dGated.data(), m_tokens, e, e}, Real{0});
+    for (std::size_t c = 0; c < m_e; ++c)
+      m_gated[t * m_e + c] = layer.y[t * m_e + c] * silu(layer.expanded[(2 * t + 1) * m_e + c]);
+  projectBack<Real>({m_dx.data(), m_tokens, m_d, m_d}, m_parameters + at.outProj,
+                    {m_gated.data(), m_tokens, m_e, m_e}, m_gradient + at.outProj,
+                    {m_dGated.data(), m_tokens, m_e, m_e}, Real{0});
   scanBack(index, segment);
   convolveBack(index, segment);
-  normalise(layer.x.data(), m_parameters + at.norm, m_tokens, d, m_config.normEpsilon,
+  normalise(layer.x.data(), m_parameters + at.norm, m_tokens, m_d, m_config.normEpsilon,
             m_normed.data(), m_finalScale.data());
-  projectBack<Real>({m_dExpanded.data(), m_tokens, 2 * e, 2 * e}, m_parameters + at.inProj,
-                    {m_normed.data(), m_tokens, d, d}, m_gradient + at.inProj,
-                    {m_dNormed.data(), m_tokens, d, d}, Real{0});
+  projectBack<Real>({m_dExpanded.data(), m_tokens, 2 * m_e, 2 * m_e}, m_parameters + at.inProj,
+                    {m_normed.data(), m_tokens, m_d, m_d}, m_gradient + at.inProj,
+                    {m_dNormed.data(), m_tokens, m_d, m_d}, Real{0});
   normaliseBack(m_dNormed.data(), layer.x.data(), m_parameters + at.norm, layer.scale.data(),
-                m_tokens, d, m_dx.data(), m_gradient + at.norm);
+                m_tokens, m_d, m_dx.data(), m_gradient + at.norm);
+}
+
+/// A = -exp(A_log) of a layer.
+template <class Real>
+void Backprop<Real>::takeRates(std::size_t index) {
+  const Real* logarithms = m_parameters + m_layout.layer(index).decay;
+  for (std::size_t i = 0; i < m_rates.size(); ++i) m_rates[i] = -std::exp(logarithms[i]);
+}
+
+/// The states of some tokens again, and Ā; the first state is that before them.
+template <class Real>
+void Backprop<Real>::remakeStates(std::size_t index, std::size_t first, std::size_t count,
+                                  const std::vector<Real>& convolved) {
+  const Layer& layer = m_layers[index];
+  std::copy_n(layer.states.begin() + static_cast<std::ptrdiff_t>(first / kStateEvery * m_e * m_n),
+              m_e * m_n, m_states.begin());
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::size_t t = first + i;
+    const Real* b = layer.selected.data() + t * m_selected + m_rank;
+    for (std::size_t c = 0; c < m_e; ++c) {
+      const Real delta = layer.delta[t * m_e + c];
+      const Real* before = m_states.data() + (i * m_e + c) * m_n;
+      Real* kept = m_kept.data() + (i * m_e + c) * m_n;
+      decays(delta, m_rates.data() + c * m_n, m_n, kept);
+      advance(kept, before, delta * convolved[t * m_e + c], b, m_n,
+              m_states.data() + ((i + 1) * m_e + c) * m_n);
+    }
+  }
 }
 
 /// Through gate, scan, Δ and x_proj: derivatives by z in m_dExpanded and by u' in m_dConvolved.
 template <class Real>
 void Backprop<Real>::scanBack(std::size_t index, const Segment<Real>& segment) {
-  const std::size_t e = m_config.dInner;
-  const std::size_t n = m_config.dState;
-  const std::size_t rank = m_config.dtRank;
-  const std::size_t width = rank + 2 * n;
   const LayerParameters& at = m_layout.layer(index);
   const Layer& layer = m_layers[index];
-  std::vector<Real> convolved(m_tokens * e);
+  std::vector<Real> convolved(m_tokens * m_e);
   for (std::size_t i = 0; i < convolved.size(); ++i) convolved[i] = silu(layer.sums[i]);
-  std::vector<Real> decay(e * n);
-  for (std::size_t i = 0; i < e * n; ++i) decay[i] = -std::exp(m_parameters[at.decay + i]);
-  std::vector<Real> ds(e * n);
+  takeRates(index);
+  std::vector<Real> ds(m_e * m_n);
   std::ranges::fill(m_dSelected, Real{0});
   for (std::size_t first = (m_tokens - 1) / kStateEvery * kStateEvery;; first -= kStateEvery) {
     const std::size_t count = std::min(kStateEvery, m_tokens - first);
-    // The states of these tokens again, [0] being that before them.
-    std::copy_n(layer.states.begin() + static_cast<std::ptrdiff_t>(first / kStateEvery * e * n),
-                e * n, m_states.begin());
-    for (std::size_t i = 0; i < count; ++i) {
-      const std::size_t t = first + i;
-      const Real* b = layer.selected.data() + t * width + rank;
-      const Real* before = m_states.data() + i * e * n;
-      Real* after = m_states.data() + (i + 1) * e * n;
-      for (std::size_t c = 0; c < e; ++c) {
-        const Real delta = layer.delta[t * e + c];
-        const Real gained = delta * convolved[t * e + c];
-        Real* kept = m_kept.data() + (i * e + c) * n;
-        decays(delta, decay.data() + c * n, n, kept);
-        advance(kept, before + c * n, gained, b, n, after + c * n);
-      }
-    }
+    remakeStates(index, first, count, convolved);
     for (std::size_t i = count; i-- > 0;) {
       const std::size_t t = first + i;
-      const Real* b = layer.selected.data() + t * width + rank;
-      const Real* cOut = b + n;
-      Real* db = m_dSelected.data() + t * width + rank;
-      Real* dc = db + n;
-      const Real* before = m_states.data() + i * e * n;
-      const Real* after = m_states.data() + (i + 1) * e * n;
-      for (std::size_t c = 0; c < e; ++c) {
-        const Real z = layer.expanded[(2 * t + 1) * e + c];
-        const Real dGated = m_dGated[t * e + c];
-        m_dExpanded[(2 * t + 1) * e + c] = dGated * layer.y[t * e + c] * siluSlope(z);
+      const Real* b = layer.selected.data() + t * m_selected + m_rank;
+      const Real* cOut = b + m_n;
+      Real* db = m_dSelected.data() + t * m_selected + m_rank;
+      Real* dc = db + m_n;
+      const Real* before = m_states.data() + i * m_e * m_n;
+      const Real* after = m_states.data() + (i + 1) * m_e * m_n;
+      for (std::size_t c = 0; c < m_e; ++c) {
+        const Real z = layer.expanded[(2 * t + 1) * m_e + c];
+        const Real dGated = m_dGated[t * m_e + c];
+        m_dExpanded[(2 * t + 1) * m_e + c] = dGated * layer.y[t * m_e + c] * siluSlope(z);
         const Real dy = dGated * silu(z);
-        const Real delta = layer.delta[t * e + c];
-        const Real u = convolved[t * e + c];
+        const Real delta = layer.delta[t * m_e + c];
+        const Real u = convolved[t * m_e + c];
         m_gradient[at.skip + c] += dy * u;
-        const auto [dDelta, du] = mb::scanBack<Real>({.kept = m_kept.data() + (i * e + c) * n,
-                                                      .rates = decay.data() + c * n,
-                                                      .before = before + c * n,
-                                                      .after = after + c * n,
+        const auto [dDelta, du] = mb::scanBack<Real>({.kept = m_kept.data() + (i * m_e + c) * m_n,
+                                                      .rates = m_rates.data() + c * m_n,
+                                                      .before = before + c * m_n,
+                                                      .after = after + c * m_n,
                                                       .b = b,
                                                       .c = cOut,
-                                                      .ds = ds.data() + c * n,
+                                                      .ds = ds.data() + c * m_n,
                                                       .db = db,
                                                       .dc = dc,
-                                                      .dRates = m_gradient + at.decay + c * n},
-                                                     n, dy, delta, u);
-        m_dConvolved[t * e + c] = du + dy * m_parameters[at.skip + c];
+                                                      .dRates = m_gradient + at.decay + c * m_n},
+                                                     m_n, dy, delta, u);
+        m_dConvolved[t * m_e + c] = du + dy * m_parameters[at.skip + c];
         // softplus' = sigmoid of its argument = 1 - exp(-Δ)
         const Real dSum = dDelta * -std::expm1(-delta);
-        m_dDelta[t * e + c] = dSum;
+        m_dDelta[t * m_e + c] = dSum;
         m_gradient[at.dtBias + c] += dSum;
       }
     }
     if (first == 0) break;
   }
   if (!segment.stateGradient.empty())
-    std::ranges::copy(
-        ds, segment.stateGradient.begin() +
-                static_cast<std::ptrdiff_t>(stateOffset(index) + (m_config.dConv - 1) * e));
-  projectBack<Real>({m_dDelta.data(), m_tokens, e, e}, m_parameters + at.dtProj,
-                    {layer.selected.data(), m_tokens, rank, width}, m_gradient + at.dtProj,
-                    {m_dSelected.data(), m_tokens, rank, width}, Real{0});
-  projectBack<Real>({m_dSelected.data(), m_tokens, width, width}, m_parameters + at.xProj,
-                    {convolved.data(), m_tokens, e, e}, m_gradient + at.xProj,
-                    {m_dConvolved.data(), m_tokens, e, e}, Real{1});
+    std::ranges::copy(ds, segment.stateGradient.begin() +
+                              static_cast<std::ptrdiff_t>(stateOffset(index) + (m_taps - 1) * m_e));
+  projectBack<Real>({m_dDelta.data(), m_tokens, m_e, m_e}, m_parameters + at.dtProj,
+                    {layer.selected.data(), m_tokens, m_rank, m_selected}, m_gradient + at.dtProj,
+                    {m_dSelected.data(), m_tokens, m_rank, m_selected}, Real{0});
+  projectBack<Real>({m_dSelected.data(), m_tokens, m_selected, m_selected}, m_parameters + at.xProj,
+                    {convolved.data(), m_tokens, m_e, m_e}, m_gradient + at.xProj,
+                    {m_dConvolved.data(), m_tokens, m_e, m_e}, Real{1});
 }
 
 /// Through SiLU and convolution: the derivative by u in m_dExpanded.
 template <class Real>
 void Backprop<Real>::convolveBack(std::size_t index, const Segment<Real>& segment) {
-  const std::size_t e = m_config.dInner;
-  const std::size_t taps = m_config.dConv;
   const LayerParameters& at = m_layout.layer(index);
   const Layer& layer = m_layers[index];
   const Real* memory = segment.stateIn.data() + stateOffset(index);
-  std::vector<Real> dMemory((taps - 1) * e);
+  std::vector<Real> dMemory((m_taps - 1) * m_e);
   for (std::size_t t = 0; t < m_tokens; ++t)
-    std::fill_n(m_dExpanded.begin() + static_cast<std::ptrdiff_t>(2 * t * e), e, Real{0});
+    std::fill_n(m_dExpanded.begin() + static_cast<std::ptrdiff_t>(2 * t * m_e), m_e, Real{0});
   for (std::size_t t = 0; t < m_tokens; ++t) {
-    for (std::size_t c = 0; c < e; ++c) m_dConvolved[t * e + c] *= siluSlope(layer.sums[t * e + c]);
-    const Real* dSums = m_dConvolved.data() + t * e;
+    for (std::size_t c = 0; c < m_e; ++c)
+      m_dConvolved[t * m_e + c] *= siluSlope(layer.sums[t * m_e + c]);
+    const Real* dSums = m_dConvolved.data() + t * m_e;
     if (m_config.convBias)
-      for (std::size_t c = 0; c < e; ++c) m_gradient[at.convBias + c] += dSums[c];
-    for (std::size_t tap = 0; tap < taps; ++tap) {
+      for (std::size_t c = 0; c < m_e; ++c) m_gradient[at.convBias + c] += dSums[c];
+    for (std::size_t tap = 0; tap < m_taps; ++tap) {
       const std::size_t position = t + tap;  // counted from the oldest remembered
-      const bool remembered = position < taps - 1;
-      const std::size_t row = remembered ? position * e : 2 * (position - (taps - 1)) * e;
+      const bool remembered = position < m_taps - 1;
+      const std::size_t row = remembered ? position * m_e : 2 * (position - (m_taps - 1)) * m_e;
       const Real* input = (remembered ? memory : layer.expanded.data()) + row;
       Real* dInput = (remembered ? dMemory.data() : m_dExpanded.data()) + row;
-      for (std::size_t c = 0; c < e; ++c) {
-        m_gradient[at.conv + c * taps + tap] += dSums[c] * input[c];
-        dInput[c] += dSums[c] * m_parameters[at.conv + c * taps + tap];
+      for (std::size_t c = 0; c < m_e; ++c) {
+        m_gradient[at.conv + c * m_taps + tap] += dSums[c] * input[c];
+        dInput[c] += dSums[c] * m_parameters[at.conv + c * m_taps + tap];
       }
     }
   }

@@ -49,6 +49,9 @@ class Backprop {
   void backward(std::size_t index, const Segment<Real>& segment);
   void convolve(std::size_t index, const Segment<Real>& segment);
   void scan(std::size_t index, const Segment<Real>& segment);
+  void takeRates(std::size_t index);
+  void remakeStates(std::size_t index, std::size_t first, std::size_t count,
+                    const std::vector<Real>& convolved);
   void scanBack(std::size_t index, const Segment<Real>& segment);
   void convolveBack(std::size_t index, const Segment<Real>& segment);
   Real head(const Segment<Real>& segment, Real scale);
@@ -56,6 +59,12 @@ class Backprop {
 
   const ParameterLayout& m_layout;
   const ModelConfig& m_config;
+  std::size_t m_d;         ///< width
+  std::size_t m_e;         ///< channels
+  std::size_t m_n;         ///< states of a channel
+  std::size_t m_taps;      ///< k
+  std::size_t m_rank;      ///< r
+  std::size_t m_selected;  ///< rows of x_proj: δ, B, C
   const Real* m_parameters = nullptr;
   Real* m_gradient = nullptr;  ///< of the run, or null
   std::size_t m_tokens = 0;
@@ -74,6 +83,7 @@ class Backprop {
   std::vector<Real> m_dGated;      ///< [T][e]
   std::vector<Real> m_states;      ///< of some tokens: [tokens + 1][e][n]
   std::vector<Real> m_kept;        ///< Ā of the same: [tokens][e][n]
+  std::vector<Real> m_rates;       ///< A of a layer: [e][n]
 };
 
 }  // namespace mb
