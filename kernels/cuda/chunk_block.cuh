@@ -70,8 +70,8 @@ class Chunk {
   template <class From>
   __device__ int multiplyFewRows(const From& from, int tileRows, int columnTiles, Sums& sums);
   template <int HEIGHT>
-  __device__ void multiplyWhole(const SharedOperands<NT>& from, int columnTiles, Sums& sums);
-  __device__ void multiplyPlanes(const SharedOperands<NT>& from, int columnTiles, int height,
+  __device__ void multiplyWhole(const GridOperands<NT>& from, int columnTiles, Sums& sums);
+  __device__ void multiplyPlanes(const GridOperands<NT>& from, int columnTiles, int height,
                                  Sums& sums);
   __device__ void multiplyRow(Sums& sums, int m, const uint4& weights, const uint2 (&b)[NT]) const;
 
@@ -90,8 +90,8 @@ class Chunk {
   __device__ float normWeight(int layer, int tile) const;
   __device__ void startResidual();
   __device__ void publish(int layer);
-  __device__ SharedOperands<NT> operandsIn(uint2* memory, int columnTiles) const {
-    return {memory, planes() > 1 ? columnTiles * SharedOperands<NT>::kTileStride : 0};
+  __device__ GridOperands<NT> operandsIn(uint2* memory, int columnTiles) const {
+    return {memory, planes() > 1 ? columnTiles * GridOperands<NT>::kTileStride : 0};
   }
   /// Row of the channels' record, see RecordField.
   __device__ const float* record(int field) const { return m_record + field * m_channels; }
@@ -112,10 +112,10 @@ class Chunk {
   int m_innerTiles;  // of e
   int m_cursor = 0;  // next tile of the stretch
 
-  OwnOperands<NT> m_operands;
-  SharedOperands<NT> m_input;
-  SharedOperands<NT> m_deltaInput;
-  SharedOperands<NT> m_gated;
+  BlockOperands<NT> m_operands;
+  GridOperands<NT> m_input;
+  GridOperands<NT> m_deltaInput;
+  GridOperands<NT> m_gated;
   float* m_sums;  // of the warps, for reduce()
   float* m_record;
   float* m_history;  // [k - 1][channels]

@@ -10,7 +10,7 @@ namespace mb::cuda {
 template <int NT, int SPL>
 __device__ void Chunk<NT, SPL>::product(Part part, int layer, int tileRows, int columns) {
   const int columnTiles = (columns + 15) / 16;
-  const SharedOperands<NT>& from = part == Part::Contract ? m_gated : m_input;
+  const GridOperands<NT>& from = part == Part::Contract ? m_gated : m_input;
 #pragma unroll 1
   for (int panel = 0; panel < tileRows; panel += kPanel) {
     const int height = min(kPanel, tileRows - panel);
@@ -37,7 +37,7 @@ __device__ void Chunk<NT, SPL>::product(Part part, int layer, int tileRows, int 
 /// warp has to hide its own latencies.
 template <int NT, int SPL>
 template <int HEIGHT>
-__device__ void Chunk<NT, SPL>::multiplyWhole(const SharedOperands<NT>& from, int columnTiles,
+__device__ void Chunk<NT, SPL>::multiplyWhole(const GridOperands<NT>& from, int columnTiles,
                                               Sums& sums) {
   constexpr int kBatch = NT <= 4 ? 4 : 2;  // spans up to kBatch + 1 stages
   constexpr int kStep = kComputeWarps * HEIGHT;
@@ -72,7 +72,7 @@ __device__ void Chunk<NT, SPL>::multiplyWhole(const SharedOperands<NT>& from, in
 
 /// Likewise for weights in several planes, with third parts of the operands.
 template <int NT, int SPL>
-__device__ void Chunk<NT, SPL>::multiplyPlanes(const SharedOperands<NT>& from, int columnTiles,
+__device__ void Chunk<NT, SPL>::multiplyPlanes(const GridOperands<NT>& from, int columnTiles,
                                                int height, Sums& sums) {
 #pragma unroll 1
   for (int c = m_warp; c < columnTiles; c += kComputeWarps) {

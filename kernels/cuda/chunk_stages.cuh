@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/cuda/chunk_products.cuh"
+#include "kernels/cuda/scan_sums.cuh"
 
 namespace mb::cuda {
 
@@ -243,27 +244,16 @@ __device__ void Chunk<NT, SPL>::scan(int layer) {
       const float gained = delta * u;
       const float* b = m_bc + token * stateStride;
       const float* c = b + stateStride / 2;
-      float y = 0;
-      float squares = 0;
-      float decays = 0;
+      ScanSums sums;
 #pragma unroll
       for (int i = 0; i < SPL; ++i) {
         const int n = q * SPL + i;
         if (n >= states) break;
         const float kept = power2(delta * rate[i]);
-        s[i] = fmaf(kept, s[i], gained * b[n]);
-        y = fmaf(s[i], c[n], y);
-        squares = fmaf(s[i], s[i], squares);
-        decays += kept;
+        sums.advance(s[i], kept, gained, b[n], c[n]);
       }
-      for (int offset = 1; offset < kScanLanes; offset *= 2) {
-        y += __shfl_xor_sync(~0u, y, offset);
-        if (a.taps) {
-          squares += __shfl_xor_sync(~0u, squares, offset);
-          decays += __shfl_xor_sync(~0u, decays, offset);
-        }
-      }
-      const float gated = active ? fmaf(skip, u, y) * silu(*shared(m_z, token, slot)) : 0.0f;
+      sums.addLanes(a.taps != nullptr);
+      const float gated = active ? fmaf(skip, u, sums.y) * silu(*shared(m_z, token, slot)) : 0.0f;
       const float next = __shfl_down_sync(~0u, gated, kScanLanes);
       if (q != 0 || !active) continue;
       if (channel % 2 == 0) m_gated.store(token, global, gated, next);
@@ -275,9 +265,7 @@ __device__ void Chunk<NT, SPL>::scan(int layer) {
       }
       if (a.taps) {
         float* tap = a.taps + row * kTapKinds * inner + global;
-        tap[0] = delta;
-        tap[inner] = sqrtf(squares);
-        tap[2 * inner] = decays / static_cast<float>(states);
+        sums.writeTaps(tap, inner, delta, states);
       }
     }
 #pragma unroll

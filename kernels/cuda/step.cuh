@@ -9,6 +9,7 @@
 #include "kernels/cuda/math.cuh"
 #include "kernels/cuda/packets.cuh"
 #include "kernels/cuda/ring.cuh"
+#include "kernels/cuda/scan_sums.cuh"
 #include "kernels/cuda/tiles.cuh"
 
 namespace mb::cuda {
@@ -461,25 +462,14 @@ __device__ void Step<PAIRS>::scan(int layer) {
   const float gained = step * u;
   const float rows[2] = {__uint_as_float(b.x), __uint_as_float(b.z)};
   const float columns[2] = {__uint_as_float(c.x), __uint_as_float(c.z)};
-  float y = 0;
-  float squares = 0;
-  float decays = 0;
+  ScanSums scanned;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const float kept = power2(step * record(kConvWeights + kTaps + 2 * q + i)[channel]);
-    m_state[i] = fmaf(kept, m_state[i], gained * rows[i]);
-    y = fmaf(m_state[i], columns[i], y);
-    squares = fmaf(m_state[i], m_state[i], squares);
-    decays += kept;
+    scanned.advance(m_state[i], kept, gained, rows[i], columns[i]);
   }
-  for (int offset = 1; offset < kScanLanes; offset *= 2) {
-    y += __shfl_xor_sync(~0u, y, offset);
-    if (a.taps) {
-      squares += __shfl_xor_sync(~0u, squares, offset);
-      decays += __shfl_xor_sync(~0u, decays, offset);
-    }
-  }
-  const float gated = fmaf(record(kSkip)[channel], u, y) * gate;
+  scanned.addLanes(a.taps != nullptr);
+  const float gated = fmaf(record(kSkip)[channel], u, scanned.y) * gate;
   const float next = __shfl_down_sync(~0u, gated, kScanLanes);
   const int global = m_channelBegin + channel;
   if (channel % 2 == 0 && q < 2) {
@@ -494,9 +484,7 @@ __device__ void Step<PAIRS>::scan(int layer) {
   if (a.taps && q == 0) {
     const int inner = static_cast<int>(a.layout.paddedInner);
     float* tap = a.taps + static_cast<std::size_t>(layer) * a.capacity * kTapKinds * inner + global;
-    tap[0] = step;
-    tap[inner] = sqrtf(squares);
-    tap[2 * inner] = decays / static_cast<float>(kStates);
+    scanned.writeTaps(tap, inner, step, kStates);
   }
 }
 

@@ -113,10 +113,10 @@ class Operands {
 
 /// In shared memory, where neighbouring tiles are to fall on other banks.
 template <int NT>
-using OwnOperands = Operands<NT, NT * 256 + 32>;
+using BlockOperands = Operands<NT, NT * 256 + 32>;
 
 /// In global memory, where other blocks write them.
 template <int NT>
-using SharedOperands = Operands<NT, NT * 256>;
+using GridOperands = Operands<NT, NT * 256>;
 
 }  // namespace mb::cuda
