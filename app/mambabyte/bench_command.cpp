@@ -75,9 +75,18 @@ nlohmann::json runSpeculation(const Arguments& arguments, ModelLoader& loader,
   return json;
 }
 
+/// What of the device's memory is in use now beyond `before`, beside the weights.
+void printMemory(const DeviceMemory& before, const DeviceMemory& now, std::size_t weightBytes) {
+  const auto megabytes = [](std::size_t bytes) { return static_cast<double>(bytes) * 1e-6; };
+  std::printf("%-10s %10.1f MB of the device beyond the %.1f MB of its weights\n", "memory",
+              megabytes(now.used) - megabytes(before.used) - megabytes(weightBytes),
+              megabytes(weightBytes));
+}
+
 int bench(const Arguments& arguments) {
   ModelLoader loader(arguments.device.options());
   const std::stop_token stop = interruption();
+  const std::optional<DeviceMemory> before = memoryOfCudaDevice(loader.cudaDevice());
   const auto model = arguments.shape.empty()
                          ? loader.open(modelFolder(arguments.model, "books"), stop)
                          : loader.openShape(arguments.shape, stop);
@@ -100,6 +109,9 @@ int bench(const Arguments& arguments) {
     throw RequestError("speculation is measured on real byte models; give --model, not --shape");
   if (arguments.wants("speculate") && canSpeculate)
     json["speculate"] = runSpeculation(arguments, loader, model);
+  const std::optional<DeviceMemory> now = memoryOfCudaDevice(loader.cudaDevice());
+  if (loader.kind() == DeviceKind::Cuda && before && now)
+    printMemory(*before, *now, model->info().weightBytes);
   writeJson(arguments.json, json);
   return 0;
 }
@@ -138,6 +150,7 @@ Run addBench(CLI::App& app) {
   command.add_option("--verify-length", arguments->options.verifyLength, "Bytes of verify")
       ->check(CLI::Range(1, 64))
       ->capture_default_str();
+  command.add_flag("--taps", arguments->options.taps.enabled, "Report Δ, ‖s‖ and Ā in decode");
   command.add_option("--repeat", arguments->options.repeats, "Samples, at least 5")
       ->check(CLI::Range(5, 1000))
       ->capture_default_str();

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <numeric>
 
+#include "engine/decoding/sampler.h"
 #include "engine/model/mix.h"
 #include "engine/session/session.h"
 
@@ -90,15 +91,22 @@ double Samples::most() const {
 
 BenchmarkResult benchmarkDecode(const Model& model, double bandwidth,
                                 const BenchmarkOptions& options) {
+  constexpr std::size_t kDrawn = 15;  // as many as plain decoding lets a runner draw
   const auto runner = model.newRunner();
   State state = model.newState();
   State next = state;
-  const std::vector<Token> tokens = randomTokens(model, 64);
-  std::size_t at = 0;
-  const Samples rate = sample(options, 1, [&] {
-    runner->advance(state, next, {&tokens[at++ % tokens.size()], 1}, {LogitsWanted::Last, {}, {}});
+  Token token = randomTokens(model, 1).front();
+  const Drawing greedy{.points = std::vector<double>(kDrawn)};
+  std::size_t tokens = 0;  // of one pass
+  const auto pass = [&] {
+    const TokenView drawn =
+        runner->advanceDrawing(state, next, token, greedy, {LogitsWanted::All, options.taps, {}});
+    tokens = drawn.size() + 1;
+    token = argmax(runner->logits(drawn.size()));
     std::swap(state, next);
-  });
+  };
+  pass();
+  const Samples rate = sample(options, tokens, pass);
   return resultOf("decode", model, rate, bandwidth, 1);
 }
 

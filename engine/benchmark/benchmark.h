@@ -35,6 +35,7 @@ struct BenchmarkOptions {
   double secondsPerSample = 0.4;
   std::size_t prefillLength = 512;
   std::size_t verifyLength = 16;
+  TapRequest taps;  ///< of decode
 };
 
 /// One token at a time from a warm state.

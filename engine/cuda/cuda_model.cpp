@@ -275,9 +275,7 @@ class CudaRunner : public Runner {
     assert(from.shape() == StateShape(m_config) && to.shape() == from.shape());
     checkChunk(m_config, tokens, maxRead());
     if (request.stop.stop_requested()) throw Stopped();
-    m_lastCount = tokens.size();
-    m_lastLogits = request.logits;
-    m_taps = {};
+    start(tokens, request);
     if (tokens.empty()) {
       if (&from != &to) to = from;
       return;
@@ -288,22 +286,51 @@ class CudaRunner : public Runner {
     to.setPosition(from.position() + tokens.size());
   }
 
+  TokenView advanceDrawing(const State& from, State& to, Token first, const Drawing& drawing,
+                           const ChunkRequest& request) override {
+    const std::size_t draws = std::min<std::size_t>(drawing.points.size(), m_most - 1);
+    if (draws == 0 || request.logits == LogitsWanted::None ||
+        !cuda::drawsTokens(*m_weights, m_workspace))
+      return Runner::advanceDrawing(from, to, first, drawing, request);
+    checkChunk(m_config, {&first, 1}, 1);
+    if (request.stop.stop_requested()) throw Stopped();
+    start({&first, 1}, request);
+    onDevice(m_device, [&] {
+      cuda::ChunkRun chunk{.tokens = {&first, 1}, .stateIn = readable(m_device, from)};
+      chunk.stateOut = writable(m_device, to);
+      chunk.logits = true;
+      chunk.draws = static_cast<std::uint32_t>(draws);
+      chunk.drawing.temperature = drawing.temperature;
+      chunk.drawing.topK = static_cast<std::uint32_t>(std::min(drawing.topK, m_config.vocabSize));
+      chunk.drawing.topP = drawing.topP;
+      chunk.drawing.minP = drawing.minP;
+      std::copy_n(drawing.points.begin(), draws, chunk.drawing.points);
+      launch(chunk, request.taps, chunk.draws + 1);
+    });
+    const std::int32_t* drawn = std::as_const(m_workspace).drawn.data();
+    m_lastTokens.insert(m_lastTokens.end(), drawn, drawn + draws);
+    m_traced = false;
+    to.setPosition(from.position() + 1 + draws);
+    return TokenView(m_lastTokens).subspan(1);
+  }
+
   void rewind(const State& from, State& to, std::size_t kept) override {
-    assert(kept <= m_lastCount && m_lastCount <= m_most && &from != &to);
+    assert(kept <= m_lastTokens.size() && m_lastTokens.size() <= m_most && &from != &to);
     if (kept == 0) {
       to = from;
       return;
     }
     onDevice(m_device, [&] {
       const float* start = readable(m_device, from);
-      if (m_lastCount > 1) {
+      if (m_traced) {
         cuda::replay(*m_weights, m_workspace, static_cast<std::uint32_t>(kept), start,
                      writable(m_device, to), m_stream);
-      } else {  // a single token leaves nothing to replay
-        cuda::runChunk(
-            *m_weights, m_workspace,
-            {.tokens = {&m_lastToken, 1}, .stateIn = start, .stateOut = writable(m_device, to)},
-            m_stream);
+      } else {  // single tokens leave nothing to replay
+        cuda::runChunk(*m_weights, m_workspace,
+                       {.tokens = TokenView(m_lastTokens).first(kept),
+                        .stateIn = start,
+                        .stateOut = writable(m_device, to)},
+                       m_stream);
       }
       m_stream.wait();
     });
@@ -311,31 +338,41 @@ class CudaRunner : public Runner {
   }
 
   std::span<const float> logits(std::size_t index) const override {
-    assert(m_lastLogits != LogitsWanted::None && m_lastCount > 0);
-    if (m_lastCount > m_most) {
+    assert(m_lastLogits != LogitsWanted::None && !m_lastTokens.empty());
+    if (m_lastTokens.size() > m_most) {
       if (m_lastLogits == LogitsWanted::Last) index = 0;
       return {m_prefill->logits() + index * m_config.vocabSize, m_config.vocabSize};
     }
-    if (m_lastLogits == LogitsWanted::Last) index = m_lastCount - 1;
+    if (m_lastLogits == LogitsWanted::Last) index = m_lastTokens.size() - 1;
     return {m_workspace.logits.data() + index * m_config.vocabSize, m_config.vocabSize};
   }
 
   const TapBlock& taps() const override { return m_taps; }
 
  private:
+  void start(TokenView tokens, const ChunkRequest& request) {
+    m_lastTokens.assign(tokens.begin(), tokens.end());
+    m_lastLogits = request.logits;
+    m_taps = {};
+  }
+
   void run(const State& from, State& to, TokenView tokens, const ChunkRequest& request) {
-    const auto count = static_cast<std::uint32_t>(tokens.size());
-    if (request.taps.enabled) reserveTaps();
     cuda::ChunkRun chunk{.tokens = tokens, .stateIn = readable(m_device, from)};
     chunk.stateOut = writable(m_device, to);
     chunk.logits = request.logits != LogitsWanted::None;
-    chunk.trace = count > 1;
-    m_lastToken = tokens.back();
-    chunk.taps = request.taps.enabled;
+    chunk.trace = tokens.size() > 1;
+    m_traced = chunk.trace;
+    launch(chunk, request.taps, static_cast<std::uint32_t>(tokens.size()));
+  }
+
+  /// Runs a chunk that leaves `count` tokens, and fetches their taps.
+  void launch(cuda::ChunkRun& chunk, const TapRequest& taps, std::uint32_t count) {
+    chunk.taps = taps.enabled;
+    if (chunk.taps) reserveTaps();
     cuda::runChunk(*m_weights, m_workspace, chunk, m_stream);
-    if (chunk.taps) fetchTaps(request.taps, count);
+    if (chunk.taps) fetchTaps(taps, count);
     m_stream.wait();
-    if (chunk.taps) keepTaps(request.taps, count);
+    if (chunk.taps) keepTaps(taps, count);
   }
 
   void read(const State& from, State& to, TokenView tokens, const ChunkRequest& request) {
@@ -394,8 +431,8 @@ class CudaRunner : public Runner {
   std::unique_ptr<cuda::Prefill> m_prefill;  ///< since a text was first read with it
   DeviceArray<float> m_tapMeans;
   PinnedArray<float> m_hostTaps;
-  std::size_t m_lastCount = 0;
-  Token m_lastToken = 0;
+  std::vector<Token> m_lastTokens;  ///< of the last pass
+  bool m_traced = false;            ///< it left what replay() needs
   LogitsWanted m_lastLogits = LogitsWanted::None;
   TapBlock m_taps;
 };

@@ -28,6 +28,15 @@ void Cursor::look(TokenView guess, const ChunkRequest& request) {
   if (!m_chunk.empty()) m_runner.advance(m_state, m_next, m_chunk, request);
 }
 
+TokenView Cursor::lookAhead(const Drawing& drawing, const ChunkRequest& request) {
+  m_chunk = m_pending;
+  if (m_chunk.empty()) return {};
+  const TokenView drawn =
+      m_runner.advanceDrawing(m_state, m_next, m_chunk.front(), drawing, request);
+  m_chunk.insert(m_chunk.end(), drawn.begin(), drawn.end());
+  return TokenView(m_chunk).subspan(1);
+}
+
 /// With a pending token, the chunk's first logits predict the first guess. Without one they were
 /// kept from before.
 std::span<const float> Cursor::expected(std::size_t i) const {

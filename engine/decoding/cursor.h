@@ -43,6 +43,9 @@ class Cursor {
   /// One pass over the pending token and `guess`, which stays provisional until accept(). Throws
   /// Stopped, after which the cursor is as before.
   void look(TokenView guess, const ChunkRequest& request);
+  /// One pass over the pending token and those that the runner draws behind it by itself, which are
+  /// then the guess; without a pending token nothing. Returns them, valid until the next pass.
+  TokenView lookAhead(const Drawing& drawing, const ChunkRequest& request);
   /// Distribution over the token at guess index i: after the text and i guessed tokens. Valid until
   /// the next look(). Empty at the beginning of a text.
   std::span<const float> expected(std::size_t i) const;

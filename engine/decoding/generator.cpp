@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "engine/error.h"
+#include "engine/model/mix.h"
 
 namespace mb {
 
@@ -23,6 +24,10 @@ class Stopwatch {
   double& m_sum;
   Clock::time_point m_start;
 };
+
+/// Bytes of plain decoding that a runner may draw before it is looked after: stopping waits for
+/// them.
+constexpr std::size_t kDrawnAhead = 16;
 
 /// Where the paper hands the pen back to the drafter.
 bool isBoundary(Byte byte) {
@@ -78,7 +83,7 @@ void Generator::run(std::size_t count, const ChunkRequest& request, GenerationSi
     while (m_text.size() < m_end) {
       if (request.stop.stop_requested()) throw Stopped();
       if (!speculates())
-        writePlainly(request, sink);
+        writePlainly(m_end - m_text.size(), request, sink);
       else if (m_correcting)
         correctSerially(request, sink);
       else
@@ -106,9 +111,28 @@ ByteRecord Generator::writeOwn(Origin origin, GenerationSink& sink) {
   return record;
 }
 
-void Generator::writePlainly(const ChunkRequest& request, GenerationSink& sink) {
-  m_cursor.settle(request);
-  writeOwn(Origin::Plain, sink);
+/// How the runner is to draw the next bytes by itself. Of what was written before it knows nothing.
+Drawing Generator::drawing(std::size_t count) const {
+  const SamplerSettings& sampler = m_sampler.settings();
+  Drawing drawing{sampler.temperature, sampler.topK, sampler.topP, sampler.minP, {}};
+  if (sampler.repetitionPenalty != 1) return drawing;
+  for (std::size_t i = 0; i < count; ++i)
+    drawing.points.push_back(uniform01(sampler.seed, m_text.size() + i));
+  return drawing;
+}
+
+/// Writes bytes as long as the runner had drawn the same by itself: at least one, at most `most`.
+void Generator::writePlainly(std::size_t most, const ChunkRequest& request, GenerationSink& sink) {
+  const TokenView guess = m_cursor.lookAhead(drawing(std::min(most, kDrawnAhead) - 1), request);
+  std::vector<ByteRecord> written;
+  do {
+    const auto logits = m_cursor.expected(written.size());
+    written.push_back(scoreByte(logits, draw(logits), Origin::Plain));
+    m_text.push_back(written.back().byte);
+  } while (written.size() <= guess.size() && guess[written.size() - 1] == written.back().byte);
+  sink.wrote(written);
+  m_cursor.accept(written.size() - 1);
+  m_cursor.push(written.back().byte);
 }
 
 void Generator::runRound(const ChunkRequest& request, GenerationSink& sink) {
@@ -119,7 +143,7 @@ void Generator::runRound(const ChunkRequest& request, GenerationSink& sink) {
     const Stopwatch watch(total);
     propose(request);
     if (m_round.draft.empty()) {
-      writePlainly(request, sink);
+      writePlainly(1, request, sink);
       m_drafter->append(ByteView(m_text).last(1));
       return;
     }

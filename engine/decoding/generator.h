@@ -61,7 +61,8 @@ class Generator {
 
  private:
   bool speculates() const;
-  void writePlainly(const ChunkRequest& request, GenerationSink& sink);
+  void writePlainly(std::size_t most, const ChunkRequest& request, GenerationSink& sink);
+  Drawing drawing(std::size_t count) const;
   void runRound(const ChunkRequest& request, GenerationSink& sink);
   void propose(const ChunkRequest& request);
   void verify(const ChunkRequest& request, GenerationSink& sink);

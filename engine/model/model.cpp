@@ -21,4 +21,10 @@ void checkChunk(const ModelConfig& config, TokenView tokens, std::size_t most) {
   }
 }
 
+TokenView Runner::advanceDrawing(const State& from, State& to, Token first, const Drawing&,
+                                 const ChunkRequest& request) {
+  advance(from, to, {&first, 1}, request);
+  return {};
+}
+
 }  // namespace mb

@@ -8,6 +8,7 @@
 #include <span>
 #include <stop_token>
 #include <string>
+#include <vector>
 
 #include "engine/checkpoint/checkpoint.h"
 #include "engine/checkpoint/model_config.h"
@@ -32,6 +33,16 @@ struct ChunkRequest {
   std::stop_token stop;
 };
 
+/// How a runner draws tokens by itself: temperature (0 takes the most probable), top-k (0 for all),
+/// top-p and min-p as in SamplerSettings.
+struct Drawing {
+  double temperature = 0;
+  std::size_t topK = 0;
+  double topP = 1;
+  double minP = 0;
+  std::vector<double> points;  ///< in [0, 1), one for each token to draw
+};
+
 /// Throws RequestError for a chunk that is too long or holds a token outside the vocabulary.
 void checkChunk(const ModelConfig& config, TokenView tokens, std::size_t most);
 
@@ -54,6 +65,13 @@ class Runner {
   /// RequestError for a token outside the vocabulary.
   virtual void advance(const State& from, State& to, TokenView tokens,
                        const ChunkRequest& request) = 0;
+
+  /// advance() over `first`, and then over tokens that the runner draws where the logits are, each
+  /// after the one before it: no pass waits for the caller. Returns them, at most
+  /// drawing.points.size(); a runner that cannot draw returns none. They are what a Sampler draws
+  /// from the same logits, but for rounding: draw again and rewind() where it differs.
+  virtual TokenView advanceDrawing(const State& from, State& to, Token first,
+                                   const Drawing& drawing, const ChunkRequest& request);
 
   /// Sets `to` to the state after the first `kept` tokens of the last advance(), which started at
   /// `from`. Replays the recurrence; reads no weights.

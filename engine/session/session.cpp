@@ -223,18 +223,18 @@ void Session::observe(std::size_t first, std::size_t last, const TapRequest& tap
 
 double Session::timePlainDecoding(std::size_t first, std::size_t last,
                                   const SamplerSettings& settings, std::stop_token stop) {
+  class Ignore : public GenerationSink {
+    void wrote(std::span<const ByteRecord>) override {}
+    void finishedRound(const RoundRecord&) override {}
+  } ignore;
   last = std::min(last, m_text.size());
   if (first == 0 || first >= last) return 0;
   Cursor cursor = cursorAt(first, stop);
-  Sampler sampler(settings);
+  Bytes text(m_text.begin(), m_text.begin() + static_cast<std::ptrdiff_t>(first));
+  GenerationSettings plain;
+  plain.sampler = settings;
   const auto start = std::chrono::steady_clock::now();
-  for (std::size_t i = first; i < last; ++i) {
-    cursor.settle(request(stop));
-    const auto logits = cursor.expected(0);
-    sampler.draw(logits, i, ByteView(m_text).first(i));
-    scoreByte(logits, m_text[i], m_origins[i]);
-    cursor.push(m_text[i]);
-  }
+  Generator(cursor, nullptr, plain, text, 0).run(last - first, request(stop), ignore);
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 

@@ -79,7 +79,7 @@ class Session : private GenerationSink {
   void observe(std::size_t first, std::size_t last, const TapRequest& taps,
                SessionListener& listener, std::stop_token stop);
 
-  /// Seconds that plain decoding takes for the bytes [first, last) of this text, drawing at each as
+  /// Seconds that plain decoding takes to go on from `first` for as many bytes as [first, last), as
   /// `settings` say. Reading up to `first` is not counted.
   double timePlainDecoding(std::size_t first, std::size_t last, const SamplerSettings& settings,
                            std::stop_token stop);

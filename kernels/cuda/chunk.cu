@@ -29,6 +29,7 @@ __global__ void __launch_bounds__(kThreads, 1)
               .layerStride = arguments.layerTiles,
               .head = arguments.tiles + block.firstHeadTile * 32,
               .headTiles = arguments.head ? block.headStretch : 0,
+              .passes = arguments.passes,
               .passing = arguments.passing});
     return;
   }
@@ -124,6 +125,7 @@ LaunchShape shapeFor(const DeviceWeights& weights, std::uint32_t tokens) {
 Workspace::Workspace(const DeviceWeights& weights, std::uint32_t tokenCount)
     : tokens(tokenCount),
       logits(static_cast<std::size_t>(tokens) * weights.plan.dimensions().vocabulary),
+      drawn(tokens),
       arrivals(1),
       passing(arePassing(weights)) {
   const Dimensions& d = weights.plan.dimensions();
@@ -163,6 +165,10 @@ std::uint32_t mostTokens(const DeviceWeights& weights) {
   for (std::uint32_t tokens = kMostTokens; tokens >= 4; tokens /= 2)
     if (shapeFor(weights, tokens).slots > 0) return tokens;
   return 0;
+}
+
+bool drawsTokens(const DeviceWeights& weights, const Workspace& workspace) {
+  return workspace.shapes.front().tokens == 1 && canDraw(weights.plan.dimensions());
 }
 
 void runChunk(const DeviceWeights& weights, Workspace& workspace, const ChunkRun& run,
@@ -207,6 +213,9 @@ void runChunk(const DeviceWeights& weights, Workspace& workspace, const ChunkRun
       .arrived = workspace.awaited,
       .packets = workspace.packets.data(),
       .sequence = workspace.sequence,
+      .passes = 1 + run.draws,
+      .drawn = workspace.drawn.data(),
+      .drawing = run.drawing,
       .slots = shape.slots,
       .operandBytes = shape.operandBytes,
       .channels = static_cast<int>(weights.plan.mostChannels()),
@@ -218,7 +227,7 @@ void runChunk(const DeviceWeights& weights, Workspace& workspace, const ChunkRun
                                     static_cast<std::size_t>(shape.sharedBytes), stream),
         "launching a chunk");
   if (shape.tokens == 1)
-    workspace.sequence += size.layers + 1;
+    workspace.sequence += arguments.passes * (size.layers + 1);
   else
     workspace.awaited += (kBarriersPerLayer * size.layers + (run.logits ? 1 : 0)) * grid;
 }

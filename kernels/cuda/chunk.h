@@ -42,6 +42,7 @@ struct Workspace {
   DeviceArray<float> selected;
   DeviceArray<uint4> packets;
   PinnedArray<float> logits;          ///< [tokens][V], written by the kernel
+  PinnedArray<std::int32_t> drawn;    ///< [tokens]: what was drawn, written by the kernel
   std::vector<LaunchShape> shapes;    ///< by size, smallest first
   DeviceArray<float> traceInput;      ///< u: [L][tokens][e], for replay
   DeviceArray<float> traceConvolved;  ///< u'
@@ -54,6 +55,16 @@ struct Workspace {
   std::uint32_t sequence = 1;           ///< that no packet has yet
 };
 
+/// How tokens are drawn: by temperature, then the most probable k, those that make up p of the
+/// probability, and those that have at least a share of the largest.
+struct Drawing {
+  double temperature = 0;  ///< 0 takes the most probable
+  std::uint32_t topK = 0;  ///< 0 for all
+  double topP = 1;
+  double minP = 0;
+  double points[kMostTokens] = {};  ///< in [0, 1), one for each token that is drawn
+};
+
 struct ChunkRun {
   std::span<const std::int32_t> tokens;
   const float* stateIn = nullptr;  ///< as on the host; may be stateOut
@@ -61,7 +72,13 @@ struct ChunkRun {
   bool logits = false;
   bool trace = false;  ///< leaves behind what replay() needs
   bool taps = false;
+  /// Tokens to draw and read behind a single one; needs logits and drawsTokens().
+  std::uint32_t draws = 0;
+  Drawing drawing{};
 };
+
+/// Whether runChunk() can draw tokens with this workspace.
+bool drawsTokens(const DeviceWeights& weights, const Workspace& workspace);
 
 /// The largest chunk that this device has shared memory for: 4, 8, 16 or 32; 0 when the model
 /// does not fit at all.

@@ -18,6 +18,11 @@ inline constexpr int kPacketsOfTile = 8;
 inline constexpr int kInputCopies = 4;
 inline constexpr int kSelectedCopies = 8;
 
+/// Whether there is a thread for every token of the vocabulary, which drawing takes.
+__host__ __device__ inline bool canDraw(const Dimensions& d) {
+  return d.vocabulary <= 32u * kComputeWarps;
+}
+
 /// Where the packets of a model's exchanges begin, in packets.
 struct PacketLayout {
   /// x ⊙ w, [tiles of d][8], then sums of squares over a tile's rows, [tiles of d / 2], two each.
@@ -27,6 +32,9 @@ struct PacketLayout {
   std::uint32_t selected = 0;   ///< δ, [tiles][8], then B and C, [pairs]
   std::uint32_t selectedSize = 0;
   std::uint32_t output = 0;  ///< y, gated: [tiles of e][8]
+  /// Logits, two each, for those who draw the next token.
+  std::uint32_t logits = 0;
+  std::uint32_t logitsSize = 0;  ///< of one copy
   std::uint32_t size = 0;
 
   __host__ __device__ PacketLayout(const Dimensions& d, std::uint32_t blocks) {
@@ -39,7 +47,9 @@ struct PacketLayout {
     selectedSize = tilesFor(d.dtRank) * kPacketsOfTile + tilesFor(d.states) * kTileRows;
     selectedSize = (selectedSize + kLine - 1) / kLine * kLine;
     output = selected + kSelectedCopies * selectedSize;
-    size = output + tilesFor(d.inner) * kPacketsOfTile;
+    logits = output + tilesFor(d.inner) * kPacketsOfTile;
+    logitsSize = canDraw(d) ? (d.vocabulary + 1) / 2 : 0;
+    size = logits + kInputCopies * logitsSize;
   }
 };
 

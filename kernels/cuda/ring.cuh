@@ -175,7 +175,8 @@ struct Stretches {
   std::uint32_t layerStride;  ///< tiles from one to the next
   const uint4* head;
   std::uint32_t headTiles;
-  bool passing;  ///< see cachePolicy()
+  std::uint32_t passes;  ///< how often all of it comes
+  bool passing;          ///< see cachePolicy()
 };
 
 /// The filling warp's loop: all tiles in order, in whole stages, whatever stretch they come from.
@@ -185,7 +186,8 @@ __device__ inline void fillRing(uint4* ring, StageSync* sync, std::uint32_t slot
   constexpr std::uint32_t kPieceTiles = 8;  // that are copied at a time
   if (threadIdx.x % 32 >= kFillingThreads) return;
   const std::uint64_t policy = cachePolicy(stretches.passing);
-  std::uint32_t left = stretches.layers * stretches.layerTiles + stretches.headTiles;
+  std::uint32_t left =
+      stretches.passes * (stretches.layers * stretches.layerTiles + stretches.headTiles);
   std::uint32_t layer = 0;
   std::uint32_t taken = 0;  // tiles of the current stretch
   for (RingPlace place; left > 0; place.advance(slots)) {
@@ -208,7 +210,7 @@ __device__ inline void fillRing(uint4* ring, StageSync* sync, std::uint32_t slot
       taken += count;
       if (taken < size) continue;
       taken = 0;
-      ++layer;
+      layer = isHead ? 0 : layer + 1;
     }
     finish(stage);
   }

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/chunk_arguments.cuh"
+#include "kernels/cuda/draw.cuh"
 #include "kernels/cuda/math.cuh"
 #include "kernels/cuda/packets.cuh"
 #include "kernels/cuda/ring.cuh"
@@ -52,6 +53,8 @@ class Step {
   __device__ float total(int row) const;
   __device__ uint2 operandOf(const uint4& packet, int tile) const;
 
+  __device__ void read(std::int32_t token);
+  __device__ int draw();
   __device__ void fetch(int layer);
   __device__ void convolve(int layer);
   __device__ void project();
@@ -85,6 +88,10 @@ class Step {
   float* m_sums;
   float* m_record;
   int m_turn = 0;
+  int m_recordTurn = 0;
+  DrawMemory* m_drawMemory;
+  int m_pass = 0;  // token of this launch
+  const float* m_stateIn = nullptr;
   TileReader m_reader;
 
   float m_squares = 0;                // of what this warp has gathered
@@ -98,8 +105,9 @@ class Step {
 
 /// Shared memory besides the ring and its barriers.
 __host__ __device__ inline int stepScratchBytes(const Dimensions& size, int channels) {
-  return static_cast<int>(sizeof(float)) *
-         (2 * kComputeWarps * (kPanel * 16 + 4) + 2 * recordFields(size) * channels);
+  return static_cast<int>(sizeof(DrawMemory)) +
+         static_cast<int>(sizeof(float)) *
+             (2 * kComputeWarps * (kPanel * 16 + 4) + 2 * recordFields(size) * channels);
 }
 
 template <int PAIRS>
@@ -114,20 +122,36 @@ __device__ Step<PAIRS>::Step(const ChunkArguments& arguments, char* memory)
       m_channels(static_cast<int>(tilesFor(m_own) * kTileRows)),
       m_modelTiles(static_cast<int>(a.size.model / 16)),
       m_sequence(a.sequence),
-      m_bothSums(reinterpret_cast<float*>(memory + a.slots * (kStageBytes + sizeof(StageSync)))),
+      m_bothSums(reinterpret_cast<float*>(memory + a.slots * (kStageBytes + sizeof(StageSync)) +
+                                          sizeof(DrawMemory))),
       m_bothRecords(m_bothSums + 2 * kComputeWarps * kSumStride),
       m_sums(m_bothSums),
       m_record(m_bothRecords),
+      m_drawMemory(
+          reinterpret_cast<DrawMemory*>(memory + a.slots * (kStageBytes + sizeof(StageSync)))),
       m_reader(reinterpret_cast<uint4*>(memory),
                reinterpret_cast<StageSync*>(memory + a.slots * kStageBytes), a.slots) {}
 
 template <int PAIRS>
 __device__ void Step<PAIRS>::run() {
+  std::int32_t token = a.input[0];
+#pragma unroll 1
+  for (m_pass = 0; m_pass < static_cast<int>(a.passes); ++m_pass) {
+    m_stateIn = m_pass == 0 ? a.stateIn : a.stateOut;
+    read(token);
+    if (m_pass + 1 < static_cast<int>(a.passes) && m_block.outTiles.count > 0) token = draw();
+    ++m_sequence;
+  }
+}
+
+/// Takes the state past a token, and leaves the logits behind it.
+template <int PAIRS>
+__device__ void Step<PAIRS>::read(std::int32_t token) {
   const int layers = static_cast<int>(a.size.layers);
   const int outTiles = static_cast<int>(m_block.outTiles.count);
   const auto outRow = [&] { return (m_block.outTiles.begin + m_warp) * 16 + m_lane % 16; };
   if (m_warp < outTiles) {
-    m_residual = embedded(a, a.input[0], static_cast<int>(outRow()));
+    m_residual = embedded(a, token, static_cast<int>(outRow()));
     m_normWeight = __ldg(a.parameters + a.layout.norm + outRow());
     publish();
   }
@@ -150,6 +174,25 @@ __device__ void Step<PAIRS>::run() {
     if (m_warp < outTiles && (a.head || layer + 1 < layers)) publish();
   }
   if (a.head) writeLogits();
+}
+
+/// The next token. Every block that needs it draws it, from the same logits.
+template <int PAIRS>
+__device__ int Step<PAIRS>::draw() {
+  const int vocabulary = static_cast<int>(a.size.vocabulary);
+  const auto* at =
+      reinterpret_cast<const uint2*>(a.packets + m_packets.logits +
+                                     blockIdx.x % kInputCopies * m_packets.logitsSize) +
+      min(static_cast<int>(threadIdx.x), vocabulary - 1);
+  uint2 logit;
+  await([&] {
+    logit = look(at);
+    return isOf(logit, m_sequence);
+  });
+  const int token = drawToken(a.drawing, vocabulary, __uint_as_float(logit.x),
+                              a.drawing.points[m_pass], *m_drawMemory);
+  if (blockIdx.x == gridDim.x - 1 && threadIdx.x == 0) a.drawn[m_pass] = token;
+  return token;
 }
 
 // ---- products
@@ -263,7 +306,7 @@ __device__ float Step<PAIRS>::total(int row) const {
 /// Starts what can be loaded before the layer's input is known, and takes the channels' record.
 template <int PAIRS>
 __device__ void Step<PAIRS>::fetch(int layer) {
-  const float* state = a.stateIn + stateOffset(a, layer);
+  const float* state = m_stateIn + stateOffset(a, layer);
   const int inner = static_cast<int>(a.layout.paddedInner);
 #pragma unroll
   for (int pair = 0; pair < PAIRS; ++pair) {
@@ -281,7 +324,7 @@ __device__ void Step<PAIRS>::fetch(int layer) {
     for (int i = 0; i < 2; ++i) m_state[i] = __ldcg(from + (m_lane % kScanLanes * 2 + i) * 16);
   }
 
-  m_record = m_bothRecords + (layer & 1) * kFields * a.channels;
+  m_record = m_bothRecords + (m_recordTurn ^= 1) * kFields * a.channels;
   const int tiles = static_cast<int>(m_block.recordTiles);
   const int size = kFields * m_channels;
   m_reader.hold(m_cursor, m_cursor + tiles - 1);
@@ -483,7 +526,9 @@ __device__ void Step<PAIRS>::scan(int layer) {
   for (int i = 0; i < 2; ++i) to[(2 * q + i) * 16] = m_state[i];
   if (a.taps && q == 0) {
     const int inner = static_cast<int>(a.layout.paddedInner);
-    float* tap = a.taps + static_cast<std::size_t>(layer) * a.capacity * kTapKinds * inner + global;
+    float* tap = a.taps +
+                 (static_cast<std::size_t>(layer) * a.capacity + m_pass) * kTapKinds * inner +
+                 global;
     scanned.writeTaps(tap, inner, step, kStates);
   }
 }
@@ -529,8 +574,13 @@ __device__ void Step<PAIRS>::writeLogits() {
     const int height = min(kPanel, tileRows - panel);
     product(inputPackets(), m_modelTiles, height, true);
     const std::uint32_t id = (m_block.headTiles.begin + panel) * 16 + threadIdx.x;
-    if (static_cast<int>(threadIdx.x) < height * 16 && id < a.size.vocabulary)
-      a.logits[id] = fmaf(total(threadIdx.x), m_scale, 0.0f);
+    if (static_cast<int>(threadIdx.x) >= height * 16 || id >= a.size.vocabulary) continue;
+    const float logit = fmaf(total(threadIdx.x), m_scale, 0.0f);
+    a.logits[static_cast<std::size_t>(m_pass) * a.size.vocabulary + id] = logit;
+    if (m_pass + 1 == static_cast<int>(a.passes)) continue;
+    for (int i = 0; i < kInputCopies; ++i)
+      send(reinterpret_cast<uint2*>(a.packets + m_packets.logits + i * m_packets.logitsSize) + id,
+           __float_as_uint(logit), m_sequence);
   }
 }
 

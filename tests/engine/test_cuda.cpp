@@ -4,6 +4,7 @@
 #include "engine/decoding/sampler.h"
 #include "engine/evaluation/evaluation.h"
 #include "engine/model/devices.h"
+#include "engine/model/mix.h"
 #include "engine/session/session.h"
 #include "tests/support/random_state.h"
 #include "tests/support/random_values.h"
@@ -105,6 +106,71 @@ class CudaTest : public QObject {
     const auto got = readAll(*cuda, tokens, onCuda, 32);
     const auto expected = readAll(*cpu, tokens, onCpu, 32);
     for (std::size_t i = 0; i < got.size(); ++i) QVERIFY(relativeError(got[i], expected[i]) < 1e-3);
+  }
+
+  void drawsWhatTheSamplerDraws_data() {
+    QTest::addColumn<double>("temperature");
+    QTest::addColumn<int>("topK");
+    QTest::addColumn<double>("topP");
+    QTest::addColumn<double>("minP");
+    QTest::newRow("greedy") << 0.0 << 0 << 1.0 << 0.0;
+    QTest::newRow("temperature") << 1.3 << 0 << 1.0 << 0.0;
+    QTest::newRow("top-k") << 0.8 << 40 << 1.0 << 0.0;
+    QTest::newRow("top-1") << 0.8 << 1 << 1.0 << 0.0;
+    QTest::newRow("top-p") << 1.0 << 0 << 0.9 << 0.0;
+    QTest::newRow("min-p") << 2.0 << 0 << 1.0 << 0.05;
+    QTest::newRow("all") << 1.5 << 100 << 0.95 << 0.01;
+  }
+  void drawsWhatTheSamplerDraws() {
+    QFETCH(double, temperature);
+    QFETCH(int, topK);
+    QFETCH(double, topP);
+    QFETCH(double, minP);
+    constexpr std::size_t kDrawn = 15;
+    constexpr std::uint64_t kSeed = 5;
+    Sampler sampler({.temperature = temperature,
+                     .topK = std::size_t(topK),
+                     .topP = topP,
+                     .minP = minP,
+                     .seed = kSeed});
+    const auto runner = m_verifier->newRunner();
+    const auto single = m_verifier->newRunner();
+    Random random(8);
+    State state = m_verifier->newState();
+    std::vector<int> seen(256);
+    for (std::uint64_t round = 0; round < 40; ++round) {
+      Drawing drawing{temperature, std::size_t(topK), topP, minP, {}};
+      for (std::uint64_t i = 0; i < kDrawn; ++i)
+        drawing.points.push_back(uniform01(kSeed, round * kDrawn + i));
+      const Token first = Token(random.below(256));
+      State next = m_verifier->newState();
+      const TokenView view = runner->advanceDrawing(state, next, first, drawing, {});
+      const std::vector<Token> drawn(view.begin(), view.end());
+      QCOMPARE(drawn.size(), kDrawn);
+      // The same, a token a pass.
+      State stepped = state;
+      Token token = first;
+      std::vector<State> states{state};
+      for (std::size_t i = 0; i <= kDrawn; ++i) {
+        State after = m_verifier->newState();
+        single->advance(stepped, after, {&token, 1}, {});
+        stepped = std::move(after);
+        states.push_back(stepped);
+        QVERIFY(std::ranges::equal(runner->logits(i), single->logits(0)));
+        if (i == kDrawn) break;
+        token = sampler.draw(single->logits(0), round * kDrawn + i, TokenView());
+        QCOMPARE(drawn[i], token);
+        ++seen[std::size_t(token)];
+      }
+      QVERIFY(std::ranges::equal(next.values(), stepped.values()));
+      for (const std::size_t kept : {std::size_t{0}, std::size_t{1}, std::size_t{9}, kDrawn}) {
+        State rewound = m_verifier->newState();
+        runner->rewind(state, rewound, kept);
+        QVERIFY(std::ranges::equal(rewound.values(), states[kept].values()));
+      }
+      state = std::move(next);
+    }
+    QVERIFY(std::ranges::count_if(seen, [](int count) { return count > 0; }) > 5);
   }
 
   void aChunkIsItsStepsBitForBit_data() {

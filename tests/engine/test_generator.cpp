@@ -46,7 +46,8 @@ GenerationSettings with(Speculation speculation, const SamplerSettings& sampler,
 
 /// A session after its prompt, and what it reported since.
 struct Run : Recorder {
-  explicit Run(std::shared_ptr<Drafter> drafter) : session(verifier(), std::move(drafter)) {
+  explicit Run(std::shared_ptr<Drafter> drafter, std::shared_ptr<const Model> model = verifier())
+      : session(std::move(model), std::move(drafter)) {
     session.replace(0, 0, kPrompt);
   }
   Run& write(std::size_t count, const GenerationSettings& settings, std::stop_token stop = {}) {
@@ -76,6 +77,56 @@ std::size_t countOf(const Run& run, Origin origin) {
       std::ranges::count_if(run.records, [&](const ByteRecord& r) { return r.origin == origin; }));
 }
 
+/// A verifier that draws ahead: what `text` says, with some of it wrong.
+class DrawingModel : public Model {
+ public:
+  DrawingModel(Bytes text, std::size_t wrongEvery)
+      : m_text(std::move(text)), m_wrongEvery(wrongEvery) {}
+  const ModelConfig& config() const override { return verifier()->config(); }
+  const ModelInfo& info() const override { return verifier()->info(); }
+  std::unique_ptr<Runner> newRunner() const override {
+    return std::make_unique<DrawingRunner>(*this);
+  }
+
+  mutable std::size_t drawn = 0;
+
+ private:
+  class DrawingRunner : public Runner {
+   public:
+    explicit DrawingRunner(const DrawingModel& model)
+        : m_model(model), m_runner(verifier()->newRunner()) {}
+    std::size_t maxChunk() const override { return m_runner->maxChunk(); }
+    void advance(const State& from, State& to, TokenView tokens,
+                 const ChunkRequest& request) override {
+      m_runner->advance(from, to, tokens, request);
+    }
+    TokenView advanceDrawing(const State& from, State& to, Token first, const Drawing& drawing,
+                             const ChunkRequest& request) override {
+      m_tokens.assign(1, first);
+      for (std::size_t i = 0; i < drawing.points.size() && m_tokens.size() < maxChunk(); ++i) {
+        const Byte right = m_model.m_text.at(from.position() + m_tokens.size());
+        const bool wrong = m_model.m_wrongEvery && m_model.drawn++ % m_model.m_wrongEvery == 0;
+        m_tokens.push_back(wrong ? right ^ 1 : right);
+      }
+      m_runner->advance(from, to, m_tokens, request);
+      return TokenView(m_tokens).subspan(1);
+    }
+    void rewind(const State& from, State& to, std::size_t kept) override {
+      m_runner->rewind(from, to, kept);
+    }
+    std::span<const float> logits(std::size_t i) const override { return m_runner->logits(i); }
+    const TapBlock& taps() const override { return m_runner->taps(); }
+
+   private:
+    const DrawingModel& m_model;
+    std::unique_ptr<Runner> m_runner;
+    std::vector<Token> m_tokens;
+  };
+
+  Bytes m_text;
+  std::size_t m_wrongEvery;
+};
+
 /// Stops its own run after a number of reported bytes.
 struct StoppingRun : Run {
   using Run::Run;
@@ -93,6 +144,44 @@ class GeneratorTest : public QObject {
   Q_OBJECT
 
  private slots:
+  void plainTextIsWhatTheSamplerDrawsWhateverTheRunnerDrew_data() {
+    QTest::addColumn<bool>("sampled");
+    QTest::addColumn<int>("wrongEvery");
+    for (const bool sampled : {false, true})
+      for (const int wrongEvery : {0, 1, 2, 3, 7, 17})
+        QTest::addRow("%s, wrong every %d", sampled ? "sampled" : "greedy", wrongEvery)
+            << sampled << wrongEvery;
+  }
+  void plainTextIsWhatTheSamplerDrawsWhateverTheRunnerDrew() {
+    QFETCH(bool, sampled);
+    QFETCH(int, wrongEvery);
+    constexpr std::size_t kCount = 150;
+    const SamplerSettings& sampler = sampled ? kSampled : kGreedy;
+    const Bytes expected = plainText(kCount + 1, sampler);  // no run is to draw behind its end
+    const auto model = std::make_shared<DrawingModel>(expected, std::size_t(wrongEvery));
+    Run run(nullptr, model);
+    for (const std::size_t count : {1, 2, 100, 47}) {
+      run.write(count, with(Speculation::Off, sampler));
+      QVERIFY2(run.problem().isEmpty(), qPrintable(run.problem()));
+    }
+    QCOMPARE(run.written(), kCount);
+    QVERIFY(std::ranges::equal(run.session.text(), ByteView(expected).first(expected.size() - 1)));
+    QCOMPARE(countOf(run, Origin::Plain), kCount);
+    QVERIFY(wrongEvery == 0 || model->drawn > kCount / 2);
+    run.session.replace(kPrompt.size() + 20, kCount, {});  // snapshots taken on the way are right
+    run.write(kCount - 20, with(Speculation::Off, sampler));
+    QVERIFY(std::ranges::equal(run.session.text(), ByteView(expected).first(expected.size() - 1)));
+  }
+
+  void aPenaltyIsNotLeftToTheRunner() {
+    const Bytes expected = plainText(60, kPenalised);
+    const auto model = std::make_shared<DrawingModel>(expected, 1);
+    Run run(nullptr, model);
+    run.write(60, with(Speculation::Off, kPenalised));
+    QVERIFY(std::ranges::equal(run.session.text(), expected));
+    QCOMPARE(model->drawn, std::size_t{0});
+  }
+
   void exactTextDoesNotDependOnTheDrafter_data() {
     QTest::addColumn<int>("sampler");
     QTest::addColumn<int>("wrongEvery");

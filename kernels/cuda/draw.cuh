@@ -1,0 +1,111 @@
+// Drawing the next token where the logits are, as Sampler does on the host, up to rounding.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/chunk_arguments.cuh"
+
+namespace mb::cuda {
+
+/// What a block that draws keeps in shared memory.
+struct alignas(16) DrawMemory {
+  double weights[kComputeThreads];
+  double sorted[kComputeThreads];
+  double warpSums[kComputeWarps];
+  double kept;
+  float best[kComputeWarps];
+  int bestToken[kComputeWarps];
+  int sortedToken[kComputeThreads];
+};
+
+/// Compute threads for which a condition holds. All of them meet.
+__device__ inline int countThreads(bool condition) {
+  int count;
+  asm volatile(
+      "{\n"
+      ".reg .pred holds;\n"
+      "setp.ne.s32 holds, %1, 0;\n"
+      "bar.red.popc.u32 %0, 1, %2, holds;\n"
+      "}\n"
+      : "=r"(count)
+      : "r"(static_cast<int>(condition)), "n"(kComputeThreads)
+      : "memory");
+  return count;
+}
+
+/// Whether a comes before b: the larger value, and of equal ones the lower token.
+template <class Value>
+__device__ bool comesBefore(Value a, int token, Value b, int other) {
+  return a > b || (a == b && token < other);
+}
+
+/// Draws with all compute threads, each of which brings the logit of its token; those behind the
+/// vocabulary bring nothing. All get the token.
+__device__ inline int drawToken(const Drawing& drawing, int vocabulary, float logit, double point,
+                                DrawMemory& memory) {
+  const int thread = threadIdx.x;
+  const int warp = thread / 32;
+  const bool exists = thread < vocabulary;
+  float best = exists ? logit : -__int_as_float(0x7f800000);
+  int token = thread;
+  for (int offset = 16; offset > 0; offset /= 2) {
+    const float other = __shfl_xor_sync(~0u, best, offset);
+    const int otherToken = __shfl_xor_sync(~0u, token, offset);
+    if (!comesBefore(other, otherToken, best, token)) continue;
+    best = other;
+    token = otherToken;
+  }
+  if (thread % 32 == 0) {
+    memory.best[warp] = best;
+    memory.bestToken[warp] = token;
+  }
+  meet();
+  best = memory.best[0];
+  token = memory.bestToken[0];
+  for (int w = 1; w < kComputeWarps; ++w) {
+    if (!comesBefore(memory.best[w], memory.bestToken[w], best, token)) continue;
+    best = memory.best[w];
+    token = memory.bestToken[w];
+  }
+  if (drawing.temperature <= 0) return token;
+
+  // Most probable first.
+  double weight =
+      exists ? exp((static_cast<double>(logit) - static_cast<double>(best)) / drawing.temperature)
+             : -1.0;
+  memory.weights[thread] = weight;
+  meet();
+  int rank = 0;
+#pragma unroll 4
+  for (int i = 0; i < kComputeThreads; ++i)
+    rank += comesBefore(memory.weights[i], i, weight, thread) ? 1 : 0;
+  memory.sorted[rank] = weight;
+  memory.sortedToken[rank] = thread;
+  meet();
+
+  // Sums over those before and including the thread's, of the k that may stay.
+  int kept = vocabulary;
+  if (drawing.topK > 0) kept = min(kept, static_cast<int>(drawing.topK));
+  weight = thread < kept ? memory.sorted[thread] : 0.0;
+  double sum = weight;
+  for (int offset = 1; offset < 32; offset *= 2) {
+    const double before = __shfl_up_sync(~0u, sum, offset);
+    if (thread % 32 >= offset) sum += before;
+  }
+  if (thread % 32 == 31) memory.warpSums[warp] = sum;
+  meet();
+  double total = 0;
+  for (int w = 0; w < kComputeWarps; ++w) {
+    if (w < warp) sum += memory.warpSums[w];
+    total += memory.warpSums[w];
+  }
+  if (drawing.topP < 1) kept = countThreads(thread < kept && sum - weight < drawing.topP * total);
+  if (drawing.minP > 0)
+    kept = max(1, countThreads(thread < kept && weight >= drawing.minP * memory.sorted[0]));
+  if (thread == kept - 1) memory.kept = sum;
+  meet();
+  const int before = countThreads(thread < kept && sum <= point * memory.kept);
+  return memory.sortedToken[min(before, kept - 1)];
+}
+
+}  // namespace mb::cuda
