@@ -91,7 +91,7 @@ double Samples::most() const {
 
 BenchmarkResult benchmarkDecode(const Model& model, double bandwidth,
                                 const BenchmarkOptions& options) {
-  constexpr std::size_t kDrawn = 15;  // as many as plain decoding lets a runner draw
+  constexpr std::size_t kDrawn = 31;  // as many as plain decoding lets a runner draw
   const auto runner = model.newRunner();
   State state = model.newState();
   State next = state;
@@ -99,8 +99,8 @@ BenchmarkResult benchmarkDecode(const Model& model, double bandwidth,
   const Drawing greedy{.points = std::vector<double>(kDrawn)};
   std::size_t tokens = 0;  // of one pass
   const auto pass = [&] {
-    const TokenView drawn =
-        runner->advanceDrawing(state, next, token, greedy, {LogitsWanted::All, options.taps, {}});
+    const TokenView drawn = runner->advanceDrawing(state, {&next, 1}, token, greedy,
+                                                   {LogitsWanted::All, options.taps, {}});
     tokens = drawn.size() + 1;
     token = argmax(runner->logits(drawn.size()));
     std::swap(state, next);

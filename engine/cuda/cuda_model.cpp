@@ -258,9 +258,10 @@ std::size_t prefillBudget(const cuda::DeviceWeights& weights) {
 
 class CudaRunner : public Runner {
  public:
-  CudaRunner(std::shared_ptr<const cuda::DeviceWeights> weights, const ModelConfig& config,
-             int device)
+  CudaRunner(std::shared_ptr<const cuda::DeviceWeights> weights,
+             std::shared_ptr<const cuda::Stream> stream, const ModelConfig& config, int device)
       : m_weights(std::move(weights)),
+        m_stream(std::move(stream)),
         m_config(config),
         m_device(device),
         m_most(cuda::mostTokens(*m_weights)),
@@ -286,31 +287,36 @@ class CudaRunner : public Runner {
     to.setPosition(from.position() + tokens.size());
   }
 
-  TokenView advanceDrawing(const State& from, State& to, Token first, const Drawing& drawing,
-                           const ChunkRequest& request) override {
+  TokenView advanceDrawing(const State& from, std::span<State> to, Token first,
+                           const Drawing& drawing, const ChunkRequest& request) override {
     const std::size_t draws = std::min<std::size_t>(drawing.points.size(), m_most - 1);
+    cuda::ChunkRun chunk{.tokens = {&first, 1}};
+    chunk.logits = true;
+    chunk.draws = static_cast<std::uint32_t>(draws);
+    chunk.drawing.temperature = drawing.temperature;
+    chunk.drawing.topK = static_cast<std::uint32_t>(std::min(drawing.topK, m_config.vocabSize));
+    chunk.drawing.topP = drawing.topP;
+    chunk.drawing.minP = drawing.minP;
+    std::copy_n(drawing.points.begin(), draws, chunk.drawing.points);
     if (draws == 0 || request.logits == LogitsWanted::None ||
-        !cuda::drawsTokens(*m_weights, m_workspace))
+        !cuda::canDraw(*m_weights, m_workspace, chunk.drawing))
       return Runner::advanceDrawing(from, to, first, drawing, request);
     checkChunk(m_config, {&first, 1}, 1);
     if (request.stop.stop_requested()) throw Stopped();
     start({&first, 1}, request);
+    to = to.first(std::min(to.size(), draws + 1));
     onDevice(m_device, [&] {
-      cuda::ChunkRun chunk{.tokens = {&first, 1}, .stateIn = readable(m_device, from)};
-      chunk.stateOut = writable(m_device, to);
-      chunk.logits = true;
-      chunk.draws = static_cast<std::uint32_t>(draws);
-      chunk.drawing.temperature = drawing.temperature;
-      chunk.drawing.topK = static_cast<std::uint32_t>(std::min(drawing.topK, m_config.vocabSize));
-      chunk.drawing.topP = drawing.topP;
-      chunk.drawing.minP = drawing.minP;
-      std::copy_n(drawing.points.begin(), draws, chunk.drawing.points);
+      chunk.stateIn = readable(m_device, from);
+      std::vector<float*> states;
+      for (State& state : to) states.push_back(writable(m_device, state));
+      chunk.statesOut = states;
       launch(chunk, request.taps, chunk.draws + 1);
     });
     const std::int32_t* drawn = std::as_const(m_workspace).drawn.data();
     m_lastTokens.insert(m_lastTokens.end(), drawn, drawn + draws);
     m_traced = false;
-    to.setPosition(from.position() + 1 + draws);
+    for (std::size_t i = 0; i < to.size(); ++i) to[i].setPosition(from.position() + i + 1);
+    to.back().setPosition(from.position() + draws + 1);
     return TokenView(m_lastTokens).subspan(1);
   }
 
@@ -324,15 +330,14 @@ class CudaRunner : public Runner {
       const float* start = readable(m_device, from);
       if (m_traced) {
         cuda::replay(*m_weights, m_workspace, static_cast<std::uint32_t>(kept), start,
-                     writable(m_device, to), m_stream);
+                     writable(m_device, to), *m_stream);
       } else {  // single tokens leave nothing to replay
         cuda::runChunk(*m_weights, m_workspace,
                        {.tokens = TokenView(m_lastTokens).first(kept),
                         .stateIn = start,
                         .stateOut = writable(m_device, to)},
-                       m_stream);
+                       *m_stream);
       }
-      m_stream.wait();
     });
     to.setPosition(from.position() + kept);
   }
@@ -369,9 +374,9 @@ class CudaRunner : public Runner {
   void launch(cuda::ChunkRun& chunk, const TapRequest& taps, std::uint32_t count) {
     chunk.taps = taps.enabled;
     if (chunk.taps) reserveTaps();
-    cuda::runChunk(*m_weights, m_workspace, chunk, m_stream);
+    cuda::runChunk(*m_weights, m_workspace, chunk, *m_stream);
     if (chunk.taps) fetchTaps(taps, count);
-    m_stream.wait();
+    m_stream->wait();
     if (chunk.taps) keepTaps(taps, count);
   }
 
@@ -383,8 +388,8 @@ class CudaRunner : public Runner {
     run.logits = request.logits == LogitsWanted::None   ? Logits::None
                  : request.logits == LogitsWanted::Last ? Logits::Last
                                                         : Logits::All;
-    m_prefill->run(run, m_stream);
-    m_stream.wait();
+    m_prefill->run(run, *m_stream);
+    m_stream->wait();
   }
 
   void reserveTaps() {
@@ -404,10 +409,10 @@ class CudaRunner : public Runner {
     const std::size_t layer = std::min(request.layer, m_config.layers - 1);
     cuda::reduceTaps(*m_weights, m_workspace, count, static_cast<std::uint32_t>(layer),
                      static_cast<std::uint32_t>(bins), m_tapMeans.data(),
-                     m_tapMeans.data() + layerMeans(count), m_stream);
+                     m_tapMeans.data() + layerMeans(count), *m_stream);
     check(cudaMemcpyAsync(m_hostTaps.data(), m_tapMeans.data(),
                           (layerMeans(count) + count * kTapKinds * bins) * sizeof(float),
-                          cudaMemcpyDeviceToHost, m_stream),
+                          cudaMemcpyDeviceToHost, *m_stream),
           "fetching taps");
   }
 
@@ -422,11 +427,11 @@ class CudaRunner : public Runner {
   }
 
   std::shared_ptr<const cuda::DeviceWeights> m_weights;
+  std::shared_ptr<const cuda::Stream> m_stream;
   const ModelConfig& m_config;
   int m_device;
   std::uint32_t m_most;
   std::uint32_t m_mostRead;
-  cuda::Stream m_stream;
   cuda::Workspace m_workspace;
   std::unique_ptr<cuda::Prefill> m_prefill;  ///< since a text was first read with it
   DeviceArray<float> m_tapMeans;
@@ -460,14 +465,16 @@ CudaModel::CudaModel(const WeightSource& source, ModelInfo info, WeightPrecision
     m_info.weightBytes = bytesPerStep(*weights);
     m_info.device = description.name;
     m_weights = std::move(weights);
+    m_stream = std::make_shared<const cuda::Stream>();
   });
 }
 
 CudaModel::~CudaModel() = default;
 
 std::unique_ptr<Runner> CudaModel::newRunner() const {
-  return onDevice(m_device,
-                  [&] { return std::make_unique<CudaRunner>(m_weights, m_config, m_device); });
+  return onDevice(m_device, [&] {
+    return std::make_unique<CudaRunner>(m_weights, m_stream, m_config, m_device);
+  });
 }
 
 double measureCudaBandwidth(int device) {

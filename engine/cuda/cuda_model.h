@@ -10,7 +10,8 @@ namespace mb {
 
 namespace cuda {
 struct DeviceWeights;
-}
+class Stream;
+}  // namespace cuda
 
 class CudaModel : public Model {
  public:
@@ -29,6 +30,7 @@ class CudaModel : public Model {
   ModelInfo m_info;
   int m_device;
   std::shared_ptr<const cuda::DeviceWeights> m_weights;
+  std::shared_ptr<const cuda::Stream> m_stream;  ///< of all runners, so that states pass in order
 };
 
 /// Bytes a second that the device reads from its memory, the best of some passes.

@@ -32,7 +32,7 @@ TokenView Cursor::lookAhead(const Drawing& drawing, const ChunkRequest& request)
   m_chunk = m_pending;
   if (m_chunk.empty()) return {};
   const TokenView drawn =
-      m_runner.advanceDrawing(m_state, m_next, m_chunk.front(), drawing, request);
+      m_runner.advanceDrawing(m_state, {&m_next, 1}, m_chunk.front(), drawing, request);
   m_chunk.insert(m_chunk.end(), drawn.begin(), drawn.end());
   return TokenView(m_chunk).subspan(1);
 }

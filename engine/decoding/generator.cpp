@@ -27,7 +27,7 @@ class Stopwatch {
 
 /// Bytes of plain decoding that a runner may draw before it is looked after: stopping waits for
 /// them.
-constexpr std::size_t kDrawnAhead = 16;
+constexpr std::size_t kDrawnAhead = 32;
 
 /// Where the paper hands the pen back to the drafter.
 bool isBoundary(Byte byte) {

@@ -36,7 +36,8 @@ SubwordDrafter::SubwordDrafter(std::shared_ptr<const Model> model,
     : m_model(std::move(model)),
       m_tokenizer(std::move(tokenizer)),
       m_runner(m_model->newRunner()),
-      m_boundaries(1) {
+      m_states(1),
+      m_logits(1) {
   if (m_tokenizer->vocabularySize() > m_model->config().vocabSize) {
     throw RequestError("the tokenizer of " + m_model->info().name + " has " +
                        std::to_string(m_tokenizer->vocabularySize()) + " tokens, its model only " +
@@ -57,7 +58,7 @@ void SubwordDrafter::startOver(Bytes text, std::stop_token stop) {
   m_text = std::move(text);
   const ByteView context = ByteView(m_text).last(std::min(m_text.size(), kContextBytes));
   m_pending.assign(context.begin(), context.end());
-  m_boundaries[0].state = m_model->newState();
+  m_states[0] = m_model->newState();
   readPending(stop);
 }
 
@@ -109,37 +110,46 @@ void SubwordDrafter::forgetSteps() {
 
 /// Moves the base boundary over `tokens`, at least one.
 void SubwordDrafter::read(TokenView tokens, std::stop_token stop) {
-  Boundary& base = m_boundaries[0];
+  State& base = m_states[0];
   ChunkRequest request;
   request.logits = LogitsWanted::Last;
   request.stop = stop;
   while (!tokens.empty()) {
     const TokenView chunk = tokens.first(std::min(tokens.size(), m_runner->maxRead()));
-    m_runner->advance(base.state, base.state, chunk, request);
+    m_runner->advance(base, base, chunk, request);
     tokens = tokens.subspan(chunk.size());
   }
   const auto logits = m_runner->logits(0);
-  base.logits.assign(logits.begin(), logits.end());
+  m_logits[0].assign(logits.begin(), logits.end());
 }
 
-/// Computes boundary i + 1 from boundary i and the token chosen there.
-void SubwordDrafter::extend(std::size_t boundary, std::stop_token stop) {
-  if (m_boundaries.size() < boundary + 2) m_boundaries.resize(boundary + 2);
-  const Boundary& from = m_boundaries[boundary];
-  Boundary& to = m_boundaries[boundary + 1];
-  if (!(to.state.shape() == from.state.shape())) to.state = m_model->newState();
+/// Computes boundary i + 1 from boundary i and the token chosen there, and where the runner can go
+/// on by itself, taking the most probable tokens, up to `most` in all.
+void SubwordDrafter::extend(std::size_t boundary, std::size_t most, std::stop_token stop) {
+  const std::size_t first = boundary + 1;
+  if (m_states.size() < first + most) {
+    m_states.resize(first + most, m_model->newState());
+    m_logits.resize(first + most);
+  }
   ChunkRequest request;
-  request.logits = LogitsWanted::Last;
   request.stop = stop;
-  m_runner->advance(from.state, to.state, {&m_steps[boundary], 1}, request);
-  const auto logits = m_runner->logits(0);
-  to.logits.assign(logits.begin(), logits.end());
-  m_computed = boundary + 2;
+  Drawing mostProbable;
+  mostProbable.points.resize(most - 1);
+  const Token token = m_steps[boundary];
+  const TokenView drawn = m_runner->advanceDrawing(
+      m_states[boundary], std::span(m_states).subspan(first, most), token, mostProbable, request);
+  m_steps.resize(first);
+  m_steps.insert(m_steps.end(), drawn.begin(), drawn.end());
+  for (std::size_t i = 0; i <= drawn.size(); ++i) {
+    const auto logits = m_runner->logits(i);
+    m_logits[first + i].assign(logits.begin(), logits.end());
+  }
+  m_computed = first + 1 + drawn.size();
 }
 
 /// The most probable token that agrees with the bytes of the text behind this boundary, if any.
-SubwordDrafter::Choice SubwordDrafter::choose(const Boundary& boundary, ByteView agree) const {
-  const std::span<const float> logits = boundary.logits;
+SubwordDrafter::Choice SubwordDrafter::choose(std::size_t boundary, ByteView agree) const {
+  const std::span<const float> logits = m_logits[boundary];
   if (agree.empty()) {
     const Token best = argmax(logits);
     if (m_tokenizer->bytes(best).empty()) return {};
@@ -172,9 +182,11 @@ Draft SubwordDrafter::propose(std::size_t tokens, std::size_t maxBytes, std::sto
   if (!m_settings.healing) readPending(stop);
   ByteView agree = m_pending;  // bytes of the text behind the current boundary
   double confidence = 1;
-  for (std::size_t i = 0; draft.tokens.size() < tokens && draft.bytes.size() < maxBytes; ++i) {
-    if (i >= m_computed) extend(i - 1, stop);
-    const Choice choice = choose(m_boundaries[i], agree);
+  std::size_t i = 0;
+  for (; draft.tokens.size() < tokens && draft.bytes.size() < maxBytes; ++i) {
+    const bool canRunOn = agree.empty() && m_settings.leastConfidence <= 0;
+    if (i >= m_computed) extend(i - 1, canRunOn ? tokens - draft.tokens.size() : 1, stop);
+    const Choice choice = choose(i, agree);
     if (choice.token < 0 || confidence * choice.probability < m_settings.leastConfidence) break;
     confidence *= choice.probability;
     takeStep(i, choice.token);
@@ -188,6 +200,8 @@ Draft SubwordDrafter::propose(std::size_t tokens, std::size_t maxBytes, std::sto
     draft.bytes.insert(draft.bytes.end(), fresh.begin(), fresh.end());
     draft.tokens.push_back({choice.token, begin, static_cast<std::uint16_t>(draft.bytes.size())});
   }
+  m_steps.resize(std::min(m_steps.size(), i));  // what was drawn behind them is not drafted
+  m_computed = std::min(m_computed, i + 1);
   return draft;
 }
 
@@ -232,9 +246,10 @@ void SubwordDrafter::follow(ByteView bytes, std::stop_token stop) {
 /// Makes boundary `steps` the base.
 void SubwordDrafter::moveBase(std::size_t steps) {
   if (steps == 0) return;
-  if (steps >= m_computed) extend(steps - 1, {});
+  if (steps >= m_computed) extend(steps - 1, 1, {});
   const auto count = static_cast<std::ptrdiff_t>(steps);
-  std::rotate(m_boundaries.begin(), m_boundaries.begin() + count, m_boundaries.end());
+  std::rotate(m_states.begin(), m_states.begin() + count, m_states.end());
+  std::rotate(m_logits.begin(), m_logits.begin() + count, m_logits.end());
   m_computed -= steps;
   dropPending(m_tokenizer->decode(TokenView(m_steps).first(steps)).size());
   m_steps.erase(m_steps.begin(), m_steps.begin() + count);

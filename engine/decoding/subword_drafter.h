@@ -30,11 +30,6 @@ class SubwordDrafter : public Drafter {
   static constexpr std::size_t kContextBytes = 4096;
 
  private:
-  /// The drafter after some tokens: its state and its distribution over the next token.
-  struct Boundary {
-    State state;
-    std::vector<float> logits;
-  };
   struct Choice {
     Token token = -1;
     double probability = 0;  ///< among the tokens that agree with the text
@@ -51,9 +46,9 @@ class SubwordDrafter : public Drafter {
   Settled settle() const;
   void readPending(std::stop_token stop);
   void read(TokenView tokens, std::stop_token stop);
-  void extend(std::size_t boundary, std::stop_token stop);
+  void extend(std::size_t boundary, std::size_t most, std::stop_token stop);
   void takeStep(std::size_t i, Token token);
-  Choice choose(const Boundary& boundary, ByteView agree) const;
+  Choice choose(std::size_t boundary, ByteView agree) const;
   std::size_t confirmedSteps(TokenView settledTokens) const;
   void moveBase(std::size_t steps);
   void dropPending(std::size_t bytes);
@@ -63,13 +58,15 @@ class SubwordDrafter : public Drafter {
   std::shared_ptr<const Tokenizer> m_tokenizer;
   std::unique_ptr<Runner> m_runner;
   DraftSettings m_settings;
-  Bytes m_text;                        ///< everything followed so far
-  Bytes m_pending;                     ///< end of m_text behind the base boundary
-  bool m_ready = false;                ///< m_boundaries[0] is computed
-  bool m_provisional = false;          ///< the base lies in the text's unfinished first piece
-  std::vector<Boundary> m_boundaries;  ///< [0] is the base
-  std::size_t m_computed = 1;          ///< boundaries that are up to date
-  std::vector<Token> m_steps;          ///< chosen at boundary i, leading to boundary i + 1
+  Bytes m_text;                ///< everything followed so far
+  Bytes m_pending;             ///< end of m_text behind the base boundary
+  bool m_ready = false;        ///< boundary 0 is computed
+  bool m_provisional = false;  ///< the base lies in the text's unfinished first piece
+  // Boundaries, the drafter after some tokens: 0 is the base.
+  std::vector<State> m_states;
+  std::vector<std::vector<float>> m_logits;  ///< of the next token
+  std::size_t m_computed = 1;                ///< boundaries that are up to date
+  std::vector<Token> m_steps;                ///< chosen at boundary i, leading to boundary i + 1
 };
 
 /// The drafter in a folder. Throws what ModelLoader::open() throws, and FormatError for a folder

@@ -21,9 +21,9 @@ void checkChunk(const ModelConfig& config, TokenView tokens, std::size_t most) {
   }
 }
 
-TokenView Runner::advanceDrawing(const State& from, State& to, Token first, const Drawing&,
-                                 const ChunkRequest& request) {
-  advance(from, to, {&first, 1}, request);
+TokenView Runner::advanceDrawing(const State& from, std::span<State> to, Token first,
+                                 const Drawing&, const ChunkRequest& request) {
+  advance(from, to.front(), {&first, 1}, request);
   return {};
 }
 

@@ -69,8 +69,9 @@ class Runner {
   /// advance() over `first`, and then over tokens that the runner draws where the logits are, each
   /// after the one before it: no pass waits for the caller. Returns them, at most
   /// drawing.points.size(); a runner that cannot draw returns none. They are what a Sampler draws
-  /// from the same logits, but for rounding: draw again and rewind() where it differs.
-  virtual TokenView advanceDrawing(const State& from, State& to, Token first,
+  /// from the same logits, but for rounding: draw again and rewind() where it differs. Of `to`, at
+  /// least one, the i-th takes the state after i + 1 tokens, and the last what all lead to.
+  virtual TokenView advanceDrawing(const State& from, std::span<State> to, Token first,
                                    const Drawing& drawing, const ChunkRequest& request);
 
   /// Sets `to` to the state after the first `kept` tokens of the last advance(), which started at

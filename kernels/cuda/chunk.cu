@@ -167,8 +167,10 @@ std::uint32_t mostTokens(const DeviceWeights& weights) {
   return 0;
 }
 
-bool drawsTokens(const DeviceWeights& weights, const Workspace& workspace) {
-  return workspace.shapes.front().tokens == 1 && canDraw(weights.plan.dimensions());
+bool canDraw(const DeviceWeights& weights, const Workspace& workspace, const Drawing& drawing) {
+  if (workspace.shapes.front().tokens != 1) return false;
+  return drawing.temperature <= 0 ? weights.blocks.size() <= kComputeThreads
+                                  : everyThreadHasALogit(weights.plan.dimensions());
 }
 
 void runChunk(const DeviceWeights& weights, Workspace& workspace, const ChunkRun& run,
@@ -222,6 +224,11 @@ void runChunk(const DeviceWeights& weights, Workspace& workspace, const ChunkRun
       .outRows = static_cast<int>(weights.plan.mostOutRows()),
   };
   std::ranges::copy(run.tokens, arguments.input);
+  for (std::uint32_t pass = 0; pass <= run.draws; ++pass)
+    arguments.statesOut[pass] =
+        run.statesOut.empty()
+            ? run.stateOut
+            : run.statesOut[std::min<std::size_t>(pass, run.statesOut.size() - 1)];
   void* parameters[] = {&arguments};
   check(cudaLaunchCooperativeKernel(shape.kernel, dim3(grid), dim3(kThreads), parameters,
                                     static_cast<std::size_t>(shape.sharedBytes), stream),

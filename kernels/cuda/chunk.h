@@ -72,13 +72,17 @@ struct ChunkRun {
   bool logits = false;
   bool trace = false;  ///< leaves behind what replay() needs
   bool taps = false;
-  /// Tokens to draw and read behind a single one; needs logits and drawsTokens().
+  /// Tokens to draw and read behind a single one; needs logits and canDraw().
   std::uint32_t draws = 0;
+  /// Instead of stateOut, where draws > 0: the states after the first token and after each that was
+  /// drawn; the last takes what remains.
+  std::span<float* const> statesOut{};
   Drawing drawing{};
 };
 
-/// Whether runChunk() can draw tokens with this workspace.
-bool drawsTokens(const DeviceWeights& weights, const Workspace& workspace);
+/// Whether runChunk() can draw tokens so with this workspace. Of large vocabularies it takes only
+/// the most probable.
+bool canDraw(const DeviceWeights& weights, const Workspace& workspace, const Drawing& drawing);
 
 /// The largest chunk that this device has shared memory for: 4, 8, 16 or 32; 0 when the model
 /// does not fit at all.

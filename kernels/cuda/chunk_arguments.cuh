@@ -56,9 +56,10 @@ struct ChunkArguments {
 
   // And for a single token.
   uint4* packets;
-  std::uint32_t sequence;  // that no packet has yet
-  std::uint32_t passes;    // tokens: the one given, and those that are drawn
-  std::int32_t* drawn;     // [passes - 1]
+  std::uint32_t sequence;         // that no packet has yet
+  std::uint32_t passes;           // tokens: the one given, and those that are drawn
+  float* statesOut[kMostTokens];  // of the passes
+  std::int32_t* drawn;            // [passes - 1]
   Drawing drawing;
 
   int slots;         // stages of the ring

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #include "kernels/cuda/chunk_arguments.cuh"
 
@@ -39,6 +40,34 @@ __device__ bool comesBefore(Value a, int token, Value b, int other) {
   return a > b || (a == b && token < other);
 }
 
+struct Best {
+  float logit = -std::numeric_limits<float>::infinity();
+  int token = 0;
+
+  __device__ void take(float other, int otherToken) {
+    if (!comesBefore(other, otherToken, logit, token)) return;
+    logit = other;
+    token = otherToken;
+  }
+};
+
+/// The best of what all compute threads bring, in all of them.
+__device__ inline Best bestOfBlock(Best best, DrawMemory& memory) {
+  const int warp = threadIdx.x / 32;
+  for (int offset = 16; offset > 0; offset /= 2) {
+    const float other = __shfl_xor_sync(~0u, best.logit, offset);
+    best.take(other, __shfl_xor_sync(~0u, best.token, offset));
+  }
+  meet();  // who still reads what was found before
+  if (threadIdx.x % 32 == 0) {
+    memory.best[warp] = best.logit;
+    memory.bestToken[warp] = best.token;
+  }
+  meet();
+  for (int w = 0; w < kComputeWarps; ++w) best.take(memory.best[w], memory.bestToken[w]);
+  return best;
+}
+
 /// Draws with all compute threads, each of which brings the logit of its token; those behind the
 /// vocabulary bring nothing. All get the token.
 __device__ inline int drawToken(const Drawing& drawing, int vocabulary, float logit, double point,
@@ -46,33 +75,13 @@ __device__ inline int drawToken(const Drawing& drawing, int vocabulary, float lo
   const int thread = threadIdx.x;
   const int warp = thread / 32;
   const bool exists = thread < vocabulary;
-  float best = exists ? logit : -__int_as_float(0x7f800000);
-  int token = thread;
-  for (int offset = 16; offset > 0; offset /= 2) {
-    const float other = __shfl_xor_sync(~0u, best, offset);
-    const int otherToken = __shfl_xor_sync(~0u, token, offset);
-    if (!comesBefore(other, otherToken, best, token)) continue;
-    best = other;
-    token = otherToken;
-  }
-  if (thread % 32 == 0) {
-    memory.best[warp] = best;
-    memory.bestToken[warp] = token;
-  }
-  meet();
-  best = memory.best[0];
-  token = memory.bestToken[0];
-  for (int w = 1; w < kComputeWarps; ++w) {
-    if (!comesBefore(memory.best[w], memory.bestToken[w], best, token)) continue;
-    best = memory.best[w];
-    token = memory.bestToken[w];
-  }
-  if (drawing.temperature <= 0) return token;
+  const Best best = bestOfBlock(exists ? Best{logit, thread} : Best{}, memory);
+  if (drawing.temperature <= 0) return best.token;
 
   // Most probable first.
-  double weight =
-      exists ? exp((static_cast<double>(logit) - static_cast<double>(best)) / drawing.temperature)
-             : -1.0;
+  double weight = exists ? exp((static_cast<double>(logit) - static_cast<double>(best.logit)) /
+                               drawing.temperature)
+                         : -1.0;
   memory.weights[thread] = weight;
   meet();
   int rank = 0;

@@ -18,8 +18,9 @@ inline constexpr int kPacketsOfTile = 8;
 inline constexpr int kInputCopies = 4;
 inline constexpr int kSelectedCopies = 8;
 
-/// Whether there is a thread for every token of the vocabulary, which drawing takes.
-__host__ __device__ inline bool canDraw(const Dimensions& d) {
+/// Whether there is a thread for every token of the vocabulary. Then those who draw get all logits,
+/// otherwise the largest of each block.
+__host__ __device__ inline bool everyThreadHasALogit(const Dimensions& d) {
   return d.vocabulary <= 32u * kComputeWarps;
 }
 
@@ -32,7 +33,7 @@ struct PacketLayout {
   std::uint32_t selected = 0;   ///< δ, [tiles][8], then B and C, [pairs]
   std::uint32_t selectedSize = 0;
   std::uint32_t output = 0;  ///< y, gated: [tiles of e][8]
-  /// Logits, two each, for those who draw the next token.
+  /// For those who draw the next token: logits, two each, or a block's largest and its token.
   std::uint32_t logits = 0;
   std::uint32_t logitsSize = 0;  ///< of one copy
   std::uint32_t size = 0;
@@ -48,7 +49,7 @@ struct PacketLayout {
     selectedSize = (selectedSize + kLine - 1) / kLine * kLine;
     output = selected + kSelectedCopies * selectedSize;
     logits = output + tilesFor(d.inner) * kPacketsOfTile;
-    logitsSize = canDraw(d) ? (d.vocabulary + 1) / 2 : 0;
+    logitsSize = everyThreadHasALogit(d) ? (d.vocabulary + 1) / 2 : blocks;
     size = logits + kInputCopies * logitsSize;
   }
 };

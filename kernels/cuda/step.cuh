@@ -55,6 +55,8 @@ class Step {
 
   __device__ void read(std::int32_t token);
   __device__ int draw();
+  __device__ int drawFromAll(const uint4* logits);
+  __device__ int takeBest(const uint4* bests);
   __device__ void fetch(int layer);
   __device__ void convolve(int layer);
   __device__ void project();
@@ -63,7 +65,9 @@ class Step {
   __device__ void contract();
   __device__ void publish();
   __device__ void writeLogits();
+  __device__ void sendBest(const Best& best);
 
+  __device__ bool drawsNext() const { return m_pass + 1 < static_cast<int>(a.passes); }
   __device__ const uint4* inputPackets() const {
     return a.packets + m_packets.input + blockIdx.x % kInputCopies * m_packets.inputSize;
   }
@@ -91,7 +95,8 @@ class Step {
   int m_recordTurn = 0;
   DrawMemory* m_drawMemory;
   int m_pass = 0;  // token of this launch
-  const float* m_stateIn = nullptr;
+  const float* m_stateIn;
+  float* m_stateOut = nullptr;
   TileReader m_reader;
 
   float m_squares = 0;                // of what this warp has gathered
@@ -129,6 +134,7 @@ __device__ Step<PAIRS>::Step(const ChunkArguments& arguments, char* memory)
       m_record(m_bothRecords),
       m_drawMemory(
           reinterpret_cast<DrawMemory*>(memory + a.slots * (kStageBytes + sizeof(StageSync)))),
+      m_stateIn(a.stateIn),
       m_reader(reinterpret_cast<uint4*>(memory),
                reinterpret_cast<StageSync*>(memory + a.slots * kStageBytes), a.slots) {}
 
@@ -137,9 +143,10 @@ __device__ void Step<PAIRS>::run() {
   std::int32_t token = a.input[0];
 #pragma unroll 1
   for (m_pass = 0; m_pass < static_cast<int>(a.passes); ++m_pass) {
-    m_stateIn = m_pass == 0 ? a.stateIn : a.stateOut;
+    m_stateOut = a.statesOut[m_pass];
     read(token);
-    if (m_pass + 1 < static_cast<int>(a.passes) && m_block.outTiles.count > 0) token = draw();
+    if (drawsNext() && m_block.outTiles.count > 0) token = draw();
+    m_stateIn = m_stateOut;
     ++m_sequence;
   }
 }
@@ -179,20 +186,38 @@ __device__ void Step<PAIRS>::read(std::int32_t token) {
 /// The next token. Every block that needs it draws it, from the same logits.
 template <int PAIRS>
 __device__ int Step<PAIRS>::draw() {
+  const uint4* from =
+      a.packets + m_packets.logits + blockIdx.x % kInputCopies * m_packets.logitsSize;
+  const int token = everyThreadHasALogit(a.size) ? drawFromAll(from) : takeBest(from);
+  if (blockIdx.x == gridDim.x - 1 && threadIdx.x == 0) a.drawn[m_pass] = token;
+  return token;
+}
+
+template <int PAIRS>
+__device__ int Step<PAIRS>::drawFromAll(const uint4* logits) {
   const int vocabulary = static_cast<int>(a.size.vocabulary);
-  const auto* at =
-      reinterpret_cast<const uint2*>(a.packets + m_packets.logits +
-                                     blockIdx.x % kInputCopies * m_packets.logitsSize) +
-      min(static_cast<int>(threadIdx.x), vocabulary - 1);
+  const uint2* at =
+      reinterpret_cast<const uint2*>(logits) + min(static_cast<int>(threadIdx.x), vocabulary - 1);
   uint2 logit;
   await([&] {
     logit = look(at);
     return isOf(logit, m_sequence);
   });
-  const int token = drawToken(a.drawing, vocabulary, __uint_as_float(logit.x),
-                              a.drawing.points[m_pass], *m_drawMemory);
-  if (blockIdx.x == gridDim.x - 1 && threadIdx.x == 0) a.drawn[m_pass] = token;
-  return token;
+  return drawToken(a.drawing, vocabulary, __uint_as_float(logit.x), a.drawing.points[m_pass],
+                   *m_drawMemory);
+}
+
+/// The most probable token, of those that the blocks found among theirs.
+template <int PAIRS>
+__device__ int Step<PAIRS>::takeBest(const uint4* bests) {
+  const bool has = threadIdx.x < gridDim.x && a.blocks[threadIdx.x].headTiles.count > 0;
+  uint4 best = {};
+  await([&] {
+    if (has) best = look(bests + threadIdx.x);
+    return !has || isOf(best, m_sequence);
+  });
+  const Best mine = has ? Best{__uint_as_float(best.x), static_cast<int>(best.z)} : Best{};
+  return bestOfBlock(mine, *m_drawMemory).token;
 }
 
 // ---- products
@@ -339,7 +364,7 @@ __device__ void Step<PAIRS>::fetch(int layer) {
 template <int PAIRS>
 __device__ void Step<PAIRS>::convolve(int layer) {
   const int inner = static_cast<int>(a.layout.paddedInner);
-  float* memory = a.stateOut + stateOffset(a, layer) + kStates * inner + m_channelBegin;
+  float* memory = m_stateOut + stateOffset(a, layer) + kStates * inner + m_channelBegin;
   const bool isGate = m_lane % 16 >= 8;
 #pragma unroll
   for (int pair = 0; pair < PAIRS; ++pair) {
@@ -493,10 +518,11 @@ __device__ void Step<PAIRS>::scan(int layer) {
   const bool isFar = channel % 16 >= 8;
   const float rank =
       __shfl_sync(~0u, isFar ? sums[2] + sums[3] : sums[0] + sums[1], channel % 8 * 4);
-  float mixed = m_mixed[0];
+  // Not by m_warp / 4 == pair, from which the compiler makes an index, and memory of registers.
+  float mixed = m_mixed[PAIRS - 1];
 #pragma unroll
-  for (int pair = 1; pair < PAIRS; ++pair)
-    if (m_warp / 4 == pair) mixed = m_mixed[pair];
+  for (int pair = PAIRS - 2; pair >= 0; --pair)
+    if (m_warp < (pair + 1) * 4) mixed = m_mixed[pair];
   const int from = channel % 16 / 8 * 16 + channel % 8;
   const float u = __shfl_sync(~0u, mixed, from);
   const float gate = __shfl_sync(~0u, mixed, from + 8);
@@ -521,7 +547,7 @@ __device__ void Step<PAIRS>::scan(int layer) {
                                         global / 16 * kPacketsOfTile + global % 8 / 2 + q * 4);
     send(to + global % 16 / 8, q == 0 ? parted.high : parted.low, m_sequence);
   }
-  float* to = a.stateOut + stateOffset(a, layer) + global / 16 * 16 * kStates + global % 16;
+  float* to = m_stateOut + stateOffset(a, layer) + global / 16 * 16 * kStates + global % 16;
 #pragma unroll
   for (int i = 0; i < 2; ++i) to[(2 * q + i) * 16] = m_state[i];
   if (a.taps && q == 0) {
@@ -569,6 +595,8 @@ __device__ void Step<PAIRS>::publish() {
 template <int PAIRS>
 __device__ void Step<PAIRS>::writeLogits() {
   const int tileRows = static_cast<int>(m_block.headTiles.count);
+  const bool sendsAll = everyThreadHasALogit(a.size);
+  Best best;
 #pragma unroll 1
   for (int panel = 0; panel < tileRows; panel += kPanel) {
     const int height = min(kPanel, tileRows - panel);
@@ -577,11 +605,22 @@ __device__ void Step<PAIRS>::writeLogits() {
     if (static_cast<int>(threadIdx.x) >= height * 16 || id >= a.size.vocabulary) continue;
     const float logit = fmaf(total(threadIdx.x), m_scale, 0.0f);
     a.logits[static_cast<std::size_t>(m_pass) * a.size.vocabulary + id] = logit;
-    if (m_pass + 1 == static_cast<int>(a.passes)) continue;
+    best.take(logit, static_cast<int>(id));
+    if (!drawsNext() || !sendsAll) continue;
     for (int i = 0; i < kInputCopies; ++i)
       send(reinterpret_cast<uint2*>(a.packets + m_packets.logits + i * m_packets.logitsSize) + id,
            __float_as_uint(logit), m_sequence);
   }
+  if (drawsNext() && !sendsAll && tileRows > 0) sendBest(best);
+}
+
+/// Tells those who draw which of the block's tokens is the most probable.
+template <int PAIRS>
+__device__ void Step<PAIRS>::sendBest(const Best& mine) {
+  const Best best = bestOfBlock(mine, *m_drawMemory);
+  if (threadIdx.x >= kInputCopies) return;
+  send(a.packets + m_packets.logits + threadIdx.x * m_packets.logitsSize + blockIdx.x,
+       __float_as_uint(best.logit), static_cast<std::uint32_t>(best.token), m_sequence);
 }
 
 }  // namespace mb::cuda

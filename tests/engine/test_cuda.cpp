@@ -1,5 +1,6 @@
 // The CUDA device against the golden vectors, the CPU and itself. Skipped without a device.
 #include <QTest>
+#include <set>
 
 #include "engine/decoding/sampler.h"
 #include "engine/evaluation/evaluation.h"
@@ -144,7 +145,7 @@ class CudaTest : public QObject {
         drawing.points.push_back(uniform01(kSeed, round * kDrawn + i));
       const Token first = Token(random.below(256));
       State next = m_verifier->newState();
-      const TokenView view = runner->advanceDrawing(state, next, first, drawing, {});
+      const TokenView view = runner->advanceDrawing(state, {&next, 1}, first, drawing, {});
       const std::vector<Token> drawn(view.begin(), view.end());
       QCOMPARE(drawn.size(), kDrawn);
       // The same, a token a pass.
@@ -171,6 +172,42 @@ class CudaTest : public QObject {
       state = std::move(next);
     }
     QVERIFY(std::ranges::count_if(seen, [](int count) { return count > 0; }) > 5);
+  }
+
+  // A vocabulary too large for a thread each, and the state after every token.
+  void drawsTheMostProbableOfManyTokens() {
+    constexpr std::size_t kDrawn = 7;
+    const Model& model = m_drafter->model();
+    const auto runner = model.newRunner();
+    const auto single = model.newRunner();
+    Random random(9);
+    State state = model.newState();
+    std::set<Token> seen;
+    for (std::size_t round = 0; round < 30; ++round) {
+      Drawing greedy;
+      greedy.points.resize(kDrawn);
+      std::vector<State> states(kDrawn + 1 - round % 3, model.newState());
+      const Token first = Token(random.below(std::uint32_t(model.config().vocabSize)));
+      const TokenView drawn = runner->advanceDrawing(state, states, first, greedy, {});
+      QCOMPARE(drawn.size(), kDrawn);
+      Token token = first;
+      for (std::size_t i = 0; i <= kDrawn; ++i) {
+        State after = model.newState();
+        single->advance(state, after, {&token, 1}, {});
+        state = std::move(after);
+        QVERIFY(std::ranges::equal(runner->logits(i), single->logits(0)));
+        if (i + 1 < states.size() || i == kDrawn) {
+          const State& kept = states[std::min(i, states.size() - 1)];
+          QVERIFY(std::ranges::equal(kept.values(), state.values()));
+          QCOMPARE(kept.position(), state.position());
+        }
+        if (i == kDrawn) break;
+        token = argmax(single->logits(0));
+        QCOMPARE(drawn[i], token);
+        seen.insert(token);
+      }
+    }
+    QVERIFY(seen.size() > 20);
   }
 
   void aChunkIsItsStepsBitForBit_data() {

@@ -100,15 +100,15 @@ class DrawingModel : public Model {
                  const ChunkRequest& request) override {
       m_runner->advance(from, to, tokens, request);
     }
-    TokenView advanceDrawing(const State& from, State& to, Token first, const Drawing& drawing,
-                             const ChunkRequest& request) override {
+    TokenView advanceDrawing(const State& from, std::span<State> to, Token first,
+                             const Drawing& drawing, const ChunkRequest& request) override {
       m_tokens.assign(1, first);
       for (std::size_t i = 0; i < drawing.points.size() && m_tokens.size() < maxChunk(); ++i) {
         const Byte right = m_model.m_text.at(from.position() + m_tokens.size());
         const bool wrong = m_model.m_wrongEvery && m_model.drawn++ % m_model.m_wrongEvery == 0;
         m_tokens.push_back(wrong ? right ^ 1 : right);
       }
-      m_runner->advance(from, to, m_tokens, request);
+      m_runner->advance(from, to.back(), m_tokens, request);
       return TokenView(m_tokens).subspan(1);
     }
     void rewind(const State& from, State& to, std::size_t kept) override {
