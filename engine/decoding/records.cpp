@@ -2,23 +2,23 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cmath>
 #include <numbers>
+
+#include "kernels/cpu/ops.h"
 
 namespace mb {
 
 namespace {
 
-/// log(sum(exp(logits))), natural.
-double logSum(std::span<const float> logits) {
-  const double top = *std::ranges::max_element(logits);
-  double sum = 0;
-  for (const float logit : logits) sum += std::exp(static_cast<float>(logit - top));
-  return top + std::log(sum);
-}
+struct Weighed {
+  Prediction prediction;
+  double logTotal = 0;  ///< log(sum(exp(logits))), natural
+};
 
 /// The `kCandidates` largest by insertion into a short sorted list; ties keep the lower byte first.
-Prediction largest(std::span<const float> logits, double logTotal) {
-  std::array<float, kCandidates> best;
+Weighed weigh(std::span<const float> logits) {
+  std::array<float, kCandidates> best{};
   Prediction prediction;
   std::size_t held = 0;
   for (std::size_t i = 0; i < logits.size(); ++i) {
@@ -32,9 +32,14 @@ Prediction largest(std::span<const float> logits, double logTotal) {
     prediction.candidates[place].byte = static_cast<Byte>(i);
     held = std::min(held + 1, kCandidates);
   }
-  for (std::size_t i = 0; i < held; ++i)
-    prediction.candidates[i].probability = static_cast<float>(std::exp(best[i] - logTotal));
-  return prediction;
+  std::array<float, kByteVocabulary> weights;
+  const float sum =
+      cpu::fastestOps().exponentials(logits.data(), logits.size(), best[0], 1, weights.data());
+  for (std::size_t i = 0; i < held; ++i) {
+    Candidate& candidate = prediction.candidates[i];
+    candidate.probability = weights[candidate.byte] / sum;
+  }
+  return {prediction, best[0] + std::log(static_cast<double>(sum))};
 }
 
 }  // namespace
@@ -47,20 +52,20 @@ std::string_view nameOf(Origin origin) {
 
 Prediction predict(std::span<const float> logits) {
   assert(logits.size() == kByteVocabulary);
-  return largest(logits, logSum(logits));
+  return weigh(logits).prediction;
 }
 
 ByteRecord scoreByte(std::span<const float> logits, Byte byte, Origin origin) {
   assert(logits.size() == kByteVocabulary);
-  const double logTotal = logSum(logits);
+  const Weighed weighed = weigh(logits);
   ByteRecord record;
   record.byte = byte;
   record.origin = origin;
   record.scored = true;
-  record.surprisal = static_cast<float>((logTotal - logits[byte]) / std::numbers::ln2);
+  record.surprisal = static_cast<float>((weighed.logTotal - logits[byte]) / std::numbers::ln2);
   const auto better = std::ranges::count_if(logits, [&](float l) { return l > logits[byte]; });
   record.rank = static_cast<Byte>(better);
-  record.prediction = largest(logits, logTotal);
+  record.prediction = weighed.prediction;
   return record;
 }
 

@@ -5,6 +5,7 @@
 #include <iterator>
 
 #include "engine/model/mix.h"
+#include "kernels/cpu/ops.h"
 
 namespace mb {
 
@@ -31,16 +32,45 @@ Token Sampler::draw(std::span<const float> logits, std::uint64_t position, ByteV
 Token Sampler::draw(std::span<const float> logits, std::uint64_t position, TokenView recent) {
   const std::span<const float> adjusted = penalized(logits, recent);
   if (m_settings.isGreedy()) return argmax(adjusted);
+  const double chance = uniform01(m_settings.seed, position);
+  if (keepsAll(adjusted.size())) return drawFromAll(adjusted, chance);
   weigh(adjusted);
   restrict();
   double total = 0;
   for (const Choice& choice : m_choices) total += choice.weight;
-  double point = uniform01(m_settings.seed, position) * total;
+  double point = chance * total;
   for (const Choice& choice : m_choices) {
     point -= choice.weight;
     if (point < 0) return choice.token;
   }
   return m_choices.back().token;
+}
+
+bool Sampler::keepsAll(std::size_t tokens) const {
+  const bool allOfTopK = m_settings.topK == 0 || m_settings.topK >= tokens;
+  return allOfTopK && m_settings.topP >= 1 && m_settings.minP <= 0;
+}
+
+/// Most probable first, as when they are sorted; but few have to be for most draws.
+Token Sampler::drawFromAll(std::span<const float> logits, double chance) {
+  const cpu::Ops& ops = cpu::fastestOps();
+  const float top = logits[ops.argmax(logits.data(), logits.size())];
+  const auto scale = static_cast<float>(std::min(1 / m_settings.temperature, 1e30));
+  m_weights.resize(logits.size());
+  const float total = ops.exponentials(logits.data(), logits.size(), top, scale, m_weights.data());
+  m_choices.clear();
+  for (std::size_t i = 0; i < logits.size(); ++i)
+    m_choices.push_back({static_cast<Token>(i), m_weights[i]});
+  const auto behind = [](const Choice& a, const Choice& b) { return comesBefore(b, a); };
+  std::ranges::make_heap(m_choices, behind);
+  double point = chance * static_cast<double>(total);
+  for (auto end = m_choices.end(); end != m_choices.begin(); --end) {
+    std::ranges::pop_heap(m_choices.begin(), end, behind);
+    const Choice& next = *std::prev(end);
+    point -= next.weight;
+    if (point < 0) return next.token;
+  }
+  return m_choices.front().token;
 }
 
 std::span<const float> Sampler::penalized(std::span<const float> logits, TokenView recent) {
@@ -59,19 +89,20 @@ std::span<const float> Sampler::penalized(std::span<const float> logits, TokenVi
 
 /// Unnormalised probabilities at the temperature, most probable first; only the top k are sorted.
 void Sampler::weigh(std::span<const float> logits) {
-  const double top = *std::ranges::max_element(logits);
   m_choices.clear();
   for (std::size_t i = 0; i < logits.size(); ++i)
-    m_choices.push_back(
-        {static_cast<Token>(i), std::exp((logits[i] - top) / m_settings.temperature)});
+    m_choices.push_back({static_cast<Token>(i), logits[i]});
   const std::size_t kept =
       m_settings.topK == 0 ? m_choices.size() : std::min(m_settings.topK, m_choices.size());
-  const auto before = [](const Choice& a, const Choice& b) {
-    return a.weight != b.weight ? a.weight > b.weight : a.token < b.token;
-  };
-  std::ranges::partial_sort(m_choices, m_choices.begin() + static_cast<std::ptrdiff_t>(kept),
-                            before);
-  m_choices.resize(kept);
+  if (kept < m_choices.size()) {
+    std::ranges::nth_element(m_choices, m_choices.begin() + static_cast<std::ptrdiff_t>(kept),
+                             comesBefore);
+    m_choices.resize(kept);
+  }
+  std::ranges::sort(m_choices, comesBefore);
+  const double top = m_choices.front().weight;
+  for (Choice& choice : m_choices)
+    choice.weight = std::exp((choice.weight - top) / m_settings.temperature);
 }
 
 /// Cuts the sorted choices by top-p and min-p. At least one stays.

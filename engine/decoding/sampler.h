@@ -42,12 +42,19 @@ class Sampler {
     Token token;
     double weight;
   };
+  /// Of equal ones the lower token.
+  static bool comesBefore(const Choice& a, const Choice& b) {
+    return a.weight != b.weight ? a.weight > b.weight : a.token < b.token;
+  }
   std::span<const float> penalized(std::span<const float> logits, TokenView recent);
+  bool keepsAll(std::size_t tokens) const;
+  Token drawFromAll(std::span<const float> logits, double chance);
   void weigh(std::span<const float> logits);
   void restrict();
 
   SamplerSettings m_settings;
   std::vector<float> m_penalized;
+  std::vector<float> m_weights;
   std::vector<Choice> m_choices;  ///< most probable first
 };
 

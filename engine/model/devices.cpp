@@ -35,7 +35,7 @@ DeviceChoice chooseDevice() {
     choice.kind = DeviceKind::Cuda;
     choice.reason = "the first CUDA device";
   } else {
-    choice.reason = "no CUDA device found (" + list.problem + ")";
+    choice.reason = "no usable CUDA device (" + list.problem + ")";
   }
 #else
   choice.reason = "built without CUDA";

@@ -42,7 +42,7 @@ struct DeviceEntry {
 /// What this machine has to offer.
 struct DeviceChoice {
   DeviceKind kind = DeviceKind::Cpu;  ///< what Auto takes
-  std::string reason;                 ///< "no CUDA device found (…)", or which was
+  std::string reason;                 ///< "no usable CUDA device (…)", or which was
   std::vector<DeviceEntry> devices;   ///< the CPU, then usable CUDA devices
 
   bool hasCuda() const { return devices.size() > 1; }

@@ -94,13 +94,30 @@ float largest(const float* x, std::size_t count) {
   return result;
 }
 
-float logSumExp(const float* x, std::size_t count) {
-  const float top = largest(x, count);
-  const Floats shift = hn::Set(FloatTag(), top);
-  const float pad = -std::numeric_limits<float>::infinity();
-  const float sum =
-      sumOver(x, count, pad, [&](Floats v) HWY_ATTR { return expClamped(hn::Sub(v, shift)); });
-  return top + std::log(sum);
+float exponentials(const float* x, std::size_t count, float shift, float scale, float* weights) {
+  const FloatTag d;
+  const auto weigh = [&](const float* from, float* to) HWY_ATTR {
+    const Floats power = hn::Mul(hn::Sub(hn::LoadU(d, from), hn::Set(d, shift)), hn::Set(d, scale));
+    const Floats weight = expClamped(power);
+    hn::StoreU(weight, d, to);
+    return weight;
+  };
+  Sixteen sum;
+  for (Floats& part : sum.part) part = hn::Zero(d);
+  std::size_t i = 0;
+  for (; i + 16 <= count; i += 16)
+    for (std::size_t v = 0; v < Sixteen::kVectors; ++v)
+      sum.part[v] = hn::Add(sum.part[v], weigh(x + i + v * kLanes, weights + i + v * kLanes));
+  float total = sumOfSixteen(sum);
+  HWY_ALIGN float last[kLanes] = {};
+  for (; i < count; ++i) {
+    last[0] = x[i];
+    HWY_ALIGN float weight[kLanes];
+    weigh(last, weight);
+    weights[i] = weight[0];
+    total += weight[0];
+  }
+  return total;
 }
 
 std::size_t argmax(const float* x, std::size_t count) {
@@ -111,8 +128,8 @@ std::size_t argmax(const float* x, std::size_t count) {
 }
 
 const Ops& ops() {
-  static const Ops table = {matmul,          norm,      convolve, scan, reduceTaps,
-                            softplusInPlace, logSumExp, argmax};
+  static const Ops table = {matmul,          norm,         convolve, scan, reduceTaps,
+                            softplusInPlace, exponentials, argmax};
   return table;
 }
 
@@ -149,6 +166,11 @@ std::vector<SimdLevel> availableSimdLevels() {
   if (hasPlainTarget || levels.empty())
     levels.push_back({"baseline", &(*HWY_CHOOSE_FALLBACK(ops))()});
   return levels;
+}
+
+const Ops& fastestOps() {
+  static const Ops& kOps = *availableSimdLevels().front().ops;
+  return kOps;
 }
 
 }  // namespace mb::cpu

@@ -109,8 +109,9 @@ struct Ops {
   void (*reduceTaps)(const TapArgs&);
   /// x = softplus(x) over count values, count a multiple of 16.
   void (*softplus)(float* x, std::size_t count);
-  /// log(sum(exp(x))) over count values.
-  float (*logSumExp)(const float* x, std::size_t count);
+  /// weights[i] = exp((x[i] - shift) · scale), no less than 2^-126. Returns their sum.
+  float (*exponentials)(const float* x, std::size_t count, float shift, float scale,
+                        float* weights);
   /// Index of the first largest value.
   std::size_t (*argmax)(const float* x, std::size_t count);
 };
@@ -123,5 +124,8 @@ struct SimdLevel {
 
 /// The levels this processor can run, fastest first; never empty.
 std::vector<SimdLevel> availableSimdLevels();
+
+/// The operations of the fastest of them.
+const Ops& fastestOps();
 
 }  // namespace mb::cpu

@@ -5,15 +5,16 @@
 #include <limits>
 
 #include "kernels/cuda/chunk_arguments.cuh"
+#include "kernels/cuda/math.cuh"
 
 namespace mb::cuda {
 
 /// What a block that draws keeps in shared memory.
 struct alignas(16) DrawMemory {
-  double weights[kComputeThreads];
-  double sorted[kComputeThreads];
-  double warpSums[kComputeWarps];
-  double kept;
+  float logits[kComputeThreads];
+  float sorted[kComputeThreads];
+  float warpSums[kComputeWarps];
+  float kept;
   float best[kComputeWarps];
   int bestToken[kComputeWarps];
   int sortedToken[kComputeThreads];
@@ -35,8 +36,7 @@ __device__ inline int countThreads(bool condition) {
 }
 
 /// Whether a comes before b: the larger value, and of equal ones the lower token.
-template <class Value>
-__device__ bool comesBefore(Value a, int token, Value b, int other) {
+__device__ inline bool comesBefore(float a, int token, float b, int other) {
   return a > b || (a == b && token < other);
 }
 
@@ -68,49 +68,60 @@ __device__ inline Best bestOfBlock(Best best, DrawMemory& memory) {
   return best;
 }
 
+/// Of the compute threads, how many bring a value that comes before this thread's.
+__device__ inline int rankOf(float logit, DrawMemory& memory) {
+  const int thread = threadIdx.x;
+  memory.logits[thread] = logit;
+  meet();
+  int rank = 0;
+#pragma unroll 8
+  for (int i = 0; i < kComputeThreads; i += 4) {
+    const float4 others = *reinterpret_cast<const float4*>(memory.logits + i);
+    rank += comesBefore(others.x, i, logit, thread);
+    rank += comesBefore(others.y, i + 1, logit, thread);
+    rank += comesBefore(others.z, i + 2, logit, thread);
+    rank += comesBefore(others.w, i + 3, logit, thread);
+  }
+  return rank;
+}
+
 /// Draws with all compute threads, each of which brings the logit of its token; those behind the
 /// vocabulary bring nothing. All get the token.
-__device__ inline int drawToken(const Drawing& drawing, int vocabulary, float logit, double point,
+__device__ inline int drawToken(const Drawing& drawing, int vocabulary, float logit, float point,
                                 DrawMemory& memory) {
   const int thread = threadIdx.x;
   const int warp = thread / 32;
-  const bool exists = thread < vocabulary;
-  const Best best = bestOfBlock(exists ? Best{logit, thread} : Best{}, memory);
+  if (thread >= vocabulary) logit = Best{}.logit;
+  const Best best = bestOfBlock({logit, thread}, memory);
   if (drawing.temperature <= 0) return best.token;
 
   // Most probable first.
-  double weight = exists ? exp((static_cast<double>(logit) - static_cast<double>(best.logit)) /
-                               drawing.temperature)
-                         : -1.0;
-  memory.weights[thread] = weight;
-  meet();
-  int rank = 0;
-#pragma unroll 4
-  for (int i = 0; i < kComputeThreads; ++i)
-    rank += comesBefore(memory.weights[i], i, weight, thread) ? 1 : 0;
-  memory.sorted[rank] = weight;
+  const int rank = rankOf(logit, memory);
+  const float scale = kLog2E / static_cast<float>(drawing.temperature);
+  memory.sorted[rank] = power2((logit - best.logit) * scale);
   memory.sortedToken[rank] = thread;
   meet();
 
   // Sums over those before and including the thread's, of the k that may stay.
   int kept = vocabulary;
   if (drawing.topK > 0) kept = min(kept, static_cast<int>(drawing.topK));
-  weight = thread < kept ? memory.sorted[thread] : 0.0;
-  double sum = weight;
+  const float weight = thread < kept ? memory.sorted[thread] : 0.0f;
+  float sum = weight;
   for (int offset = 1; offset < 32; offset *= 2) {
-    const double before = __shfl_up_sync(~0u, sum, offset);
+    const float before = __shfl_up_sync(~0u, sum, offset);
     if (thread % 32 >= offset) sum += before;
   }
   if (thread % 32 == 31) memory.warpSums[warp] = sum;
   meet();
-  double total = 0;
+  float total = 0;
   for (int w = 0; w < kComputeWarps; ++w) {
     if (w < warp) sum += memory.warpSums[w];
     total += memory.warpSums[w];
   }
-  if (drawing.topP < 1) kept = countThreads(thread < kept && sum - weight < drawing.topP * total);
-  if (drawing.minP > 0)
-    kept = max(1, countThreads(thread < kept && weight >= drawing.minP * memory.sorted[0]));
+  const auto topP = static_cast<float>(drawing.topP);
+  if (topP < 1) kept = max(1, countThreads(thread < kept && sum - weight < topP * total));
+  const auto minP = static_cast<float>(drawing.minP);
+  if (minP > 0) kept = max(1, countThreads(thread < kept && weight >= minP * memory.sorted[0]));
   if (thread == kept - 1) memory.kept = sum;
   meet();
   const int before = countThreads(thread < kept && sum <= point * memory.kept);

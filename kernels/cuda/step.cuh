@@ -203,8 +203,8 @@ __device__ int Step<PAIRS>::drawFromAll(const uint4* logits) {
     logit = look(at);
     return isOf(logit, m_sequence);
   });
-  return drawToken(a.drawing, vocabulary, __uint_as_float(logit.x), a.drawing.points[m_pass],
-                   *m_drawMemory);
+  return drawToken(a.drawing, vocabulary, __uint_as_float(logit.x),
+                   static_cast<float>(a.drawing.points[m_pass]), *m_drawMemory);
 }
 
 /// The most probable token, of those that the blocks found among theirs.

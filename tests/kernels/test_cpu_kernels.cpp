@@ -458,27 +458,38 @@ class CpuKernelsTest : public QObject {
     }
   }
 
-  void logSumExpAndArgmax_data() {
+  void exponentialsAndArgmax_data() {
     matmul_data();
   }
-  void logSumExpAndArgmax() {
+  void exponentialsAndArgmax() {
     const Ops& ops = *levelOf(fetchLevel()).ops;
     Random random(12);
     for (const std::size_t size : {1u, 5u, 16u, 256u, 1003u}) {
       Floats x(size);
       random.fill(x, -20, 20);
+      Floats weights(size + 1);
+      weights[size] = -1;
+      const float total = ops.exponentials(x.data(), size, 19.0f, 1.25f, weights.data());
       double sum = 0;
       std::size_t best = 0;
       for (std::size_t i = 0; i < size; ++i) {
-        sum += std::exp(static_cast<double>(x[i]));
+        const double power = (static_cast<double>(x[i]) - 19) * 1.25;
+        const double expected = std::exp(power);
+        QVERIFY(std::abs(weights[i] - expected) < (1e-6 + 2e-7 * std::abs(power)) * expected);
+        sum += expected;
         if (x[i] > x[best]) best = i;
       }
-      QVERIFY(std::abs(ops.logSumExp(x.data(), size) - std::log(sum)) < 1e-5);
+      QVERIFY(std::abs(total - sum) < 1e-5 * sum);
+      QCOMPARE(weights[size], -1.0f);
       QCOMPARE(ops.argmax(x.data(), size), best);
     }
     Floats ties(40);
     ties[7] = ties[23] = 1;
     QCOMPARE(ops.argmax(ties.data(), 40), std::size_t{7});
+    const float far = -1e6f;
+    float least = -1;
+    ops.exponentials(&far, 1, 0, 1, &least);
+    QVERIFY(least >= 0 && least < 1e-37f);
   }
 
  private:
