@@ -82,9 +82,8 @@ CudaValues* valuesOn(int device, const State& state) {
 
 const float* readable(int device, const State& state) {
   if (CudaValues* values = valuesOn(device, state)) return values->values().data();
-  const auto host = state.values();
-  auto made = std::make_unique<CudaValues>(device, host.size());
-  made->values().upload(host.data(), host.size());
+  auto made = std::make_unique<CudaValues>(device, state.shape().size());
+  if (!state.isUntouched()) made->values().upload(state.values().data(), state.shape().size());
   const float* data = made->values().data();
   state.keepOnDevice(std::move(made));
   return data;

@@ -49,6 +49,7 @@ StateShape::StateShape(const ModelConfig& config)
 State::State(const State& other)
     : m_shape(other.m_shape),
       m_position(other.m_position),
+      m_untouched(other.m_untouched),
       m_values(other.m_device ? AlignedArray<float>() : other.m_values),
       m_device(other.m_device ? other.m_device->clone() : nullptr) {}
 
@@ -57,6 +58,7 @@ State& State::operator=(const State& other) {
   if (other.m_device) return *this = State(other);
   m_shape = other.m_shape;
   m_position = other.m_position;
+  m_untouched = other.m_untouched;
   m_values = other.m_values;
   m_device.reset();
   return *this;
@@ -72,12 +74,14 @@ std::span<const float> State::values() const {
 
 std::span<float> State::values() {
   std::as_const(*this).values();
+  m_untouched = false;
   if (m_device) m_device.reset();  // without one, threads may share the values
   return m_values.span();
 }
 
 void State::moveToDevice(std::unique_ptr<DeviceValues> values) {
   m_device = std::move(values);
+  m_untouched = false;
   m_values = {};
 }
 
@@ -123,7 +127,7 @@ State State::load(const std::filesystem::path& file, const StateShape& shape) {
   }
   if (checksumOf(header, values.data(), values.size()) != header.checksum)
     throw FormatError(file, "state", "values that match their checksum", "damaged values");
-  std::memcpy(state.m_values.data(), values.data(), values.size());
+  std::memcpy(state.values().data(), values.data(), values.size());
   state.m_position = header.position;
   return state;
 }

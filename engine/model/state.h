@@ -46,7 +46,8 @@ class State {
  public:
   State() = default;
   /// The zero state before the first token.
-  explicit State(const StateShape& shape) : m_shape(shape), m_values(shape.size()) {}
+  explicit State(const StateShape& shape)
+      : m_shape(shape), m_untouched(true), m_values(shape.size()) {}
   State(const State& other);
   State& operator=(const State& other);
   State(State&&) noexcept = default;
@@ -79,6 +80,9 @@ class State {
   /// Likewise, to be changed: what a device holds no longer counts.
   std::span<float> values();
 
+  /// Nobody could change it yet: all values are zero.
+  bool isUntouched() const { return m_untouched; }
+
   /// The values on a device, or null.
   DeviceValues* onDevice() const { return m_device.get(); }
   /// Adds the same values on a device.
@@ -97,6 +101,7 @@ class State {
  private:
   StateShape m_shape;
   std::uint64_t m_position = 0;
+  bool m_untouched = false;
   mutable AlignedArray<float> m_values;  ///< empty while the values are on a device only
   mutable std::unique_ptr<DeviceValues> m_device;
 };

@@ -50,6 +50,23 @@ class StateTest : public QObject {
       QCOMPARE(fresh.hidden(0)[i], 0.0f);
   }
 
+  /// Devices need not be sent what nobody touched.
+  void knowsWhetherItWasTouched() {
+    State state{StateShape(smallConfig())};
+    QVERIFY(state.isUntouched());
+    QVERIFY(State(state).isUntouched());
+    const TemporaryFolder folder;
+    state.save(folder / "state");
+    QVERIFY(!State::load(folder / "state", state.shape()).isUntouched());
+    State other;
+    other = state;
+    QVERIFY(other.isUntouched());
+    state.hidden(0)[0] = 1;
+    QVERIFY(!state.isUntouched());
+    other = state;
+    QVERIFY(!other.isUntouched());
+    QVERIFY(!State(state).isUntouched());
+  }
   void theSizeDoesNotDependOnTheText() {
     const Read20 read;
     QCOMPARE(read.state.bytes(), read.model->newState().bytes());
