@@ -250,9 +250,13 @@ class Loader {
 
 // ---- running
 
-/// Memory for the activations of long texts: bounded by what the weights take, or small.
-std::size_t prefillBudget(const cuda::DeviceWeights& weights) {
-  return weights.bytes() / 20 + (40u << 20);
+/// Memory for reading long texts: what a tenth of the weights and 64 MiB leave beside the traces of
+/// chunks and a state.
+std::size_t prefillBudget(const cuda::DeviceWeights& weights, const cuda::Workspace& workspace,
+                          const ModelConfig& config) {
+  const std::size_t most = weights.bytes() / 10 + (64u << 20);
+  const std::size_t taken = 3 * workspace.traceInput.bytes() + StateShape(config).bytes();
+  return most > taken ? most - taken : 0;
 }
 
 class CudaRunner : public Runner {
@@ -264,11 +268,12 @@ class CudaRunner : public Runner {
         m_config(config),
         m_device(device),
         m_most(cuda::mostTokens(*m_weights)),
-        m_mostRead(cuda::Prefill::mostTokens(*m_weights, prefillBudget(*m_weights))),
-        m_workspace(*m_weights, m_most) {}
+        m_workspace(*m_weights, m_most),
+        m_readCapacity(cuda::Prefill::capacityOf(*m_weights,
+                                                 prefillBudget(*m_weights, m_workspace, config))) {}
 
   std::size_t maxChunk() const override { return m_most; }
-  std::size_t maxRead() const override { return std::max<std::size_t>(m_most, m_mostRead); }
+  std::size_t maxRead() const override { return std::max(m_most, m_readCapacity.tokens); }
 
   void advance(const State& from, State& to, TokenView tokens,
                const ChunkRequest& request) override {
@@ -381,7 +386,7 @@ class CudaRunner : public Runner {
 
   void read(const State& from, State& to, TokenView tokens, const ChunkRequest& request) {
     using Logits = cuda::Prefill::Logits;
-    if (!m_prefill) m_prefill = std::make_unique<cuda::Prefill>(*m_weights, m_mostRead);
+    if (!m_prefill) m_prefill = std::make_unique<cuda::Prefill>(*m_weights, m_readCapacity);
     cuda::Prefill::Run run{.tokens = tokens, .stateIn = readable(m_device, from)};
     run.stateOut = writable(m_device, to);
     run.logits = request.logits == LogitsWanted::None   ? Logits::None
@@ -430,8 +435,8 @@ class CudaRunner : public Runner {
   const ModelConfig& m_config;
   int m_device;
   std::uint32_t m_most;
-  std::uint32_t m_mostRead;
   cuda::Workspace m_workspace;
+  cuda::Prefill::Capacity m_readCapacity;
   std::unique_ptr<cuda::Prefill> m_prefill;  ///< since a text was first read with it
   DeviceArray<float> m_tapMeans;
   PinnedArray<float> m_hostTaps;

@@ -21,26 +21,6 @@ __global__ void readKernel(const uint4* values, std::size_t count, std::uint32_t
   if (sum == 1) *sink = sum;  // never: the values are zero
 }
 
-/// A point in the default stream's work.
-class Event {
- public:
-  Event() { check(cudaEventCreate(&m_event), "cudaEventCreate"); }
-  ~Event() { cudaEventDestroy(m_event); }
-  Event(const Event&) = delete;
-  Event& operator=(const Event&) = delete;
-
-  void record() { check(cudaEventRecord(m_event), "cudaEventRecord"); }
-  double secondsSince(const Event& start) const {
-    float milliseconds = 0;
-    check(cudaEventSynchronize(m_event), "cudaEventSynchronize");
-    check(cudaEventElapsedTime(&milliseconds, start.m_event, m_event), "cudaEventElapsedTime");
-    return milliseconds * 1e-3;
-  }
-
- private:
-  cudaEvent_t m_event = nullptr;
-};
-
 }  // namespace
 
 DeviceList listDevices() {

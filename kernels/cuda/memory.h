@@ -101,4 +101,27 @@ class Stream {
   cudaStream_t m_stream = nullptr;
 };
 
+/// A point in a stream's work.
+class Event {
+ public:
+  Event() { check(cudaEventCreate(&m_event), "cudaEventCreate"); }
+  ~Event() { cudaEventDestroy(m_event); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+
+  operator cudaEvent_t() const { return m_event; }
+  void record(cudaStream_t stream = nullptr) {
+    check(cudaEventRecord(m_event, stream), "cudaEventRecord");
+  }
+  double secondsSince(const Event& start) const {
+    float milliseconds = 0;
+    check(cudaEventSynchronize(m_event), "cudaEventSynchronize");
+    check(cudaEventElapsedTime(&milliseconds, start.m_event, m_event), "cudaEventElapsedTime");
+    return milliseconds * 1e-3;
+  }
+
+ private:
+  cudaEvent_t m_event = nullptr;
+};
+
 }  // namespace mb::cuda

@@ -1,86 +1,80 @@
 #include <algorithm>
+#include <bit>
 
 #include "kernels/cuda/prefill.h"
 #include "kernels/cuda/prefill_rows.cuh"
-#include "kernels/cuda/prefill_scan.cuh"
 
 namespace mb::cuda {
 
 namespace {
 
-constexpr int kFewTaps = 4;  // that all published models have
-constexpr std::uint32_t kMostSegments = 16;
-constexpr std::size_t kBlocksPerProcessor = 8;
-constexpr std::uint32_t kLeastSegment = 256;  // tokens
-constexpr std::uint32_t kTokenStep = 256;     // that the capacity is a multiple of
+constexpr int kFewTaps = 4;                // that all published models have
+constexpr std::uint32_t kTokenStep = 256;  // that the capacity is a multiple of
+constexpr std::uint32_t kPieceStep = 128;  // likewise, of the pieces of one run
 constexpr std::uint32_t kMostRead = 8192;
+constexpr std::uint32_t kMostPiece = 4096;  // longer ones leave the level 2 cache
 constexpr std::size_t kMostLogitBytes = 64u << 20;
 
-void checkBlas(cublasStatus_t status, const char* call) {
-  if (status != CUBLAS_STATUS_SUCCESS)
-    throw CudaError(std::string(call) + ", " + cublasGetStatusString(status), cudaErrorUnknown);
-}
-
 template <class Value>
-constexpr cudaDataType_t kTypeOf = sizeof(Value) == 2 ? CUDA_R_16BF : CUDA_R_32F;
+constexpr bool kWide = sizeof(Value) == sizeof(float);
 
-/// A matrix, and what it is multiplied with and gives: rows of tokens.
-template <class Value, class Result>
-struct Product {
-  const Value* matrix;  // [rows][columns]
-  std::uint32_t rows;
-  std::uint32_t columns;
-  const Value* from;  // [tokens][columns]
-  Result* to;         // [tokens][stride], of which `rows` values
-  std::uint32_t stride;
-  std::uint32_t tokens;
-  bool add = false;  // to what is there
-};
-
-/// to = from · matrixᵀ. Row-major, all of it, which for cuBLAS is every matrix transposed.
-template <class Value, class Result>
-void multiply(const Blas& blas, const Product<Value, Result>& p) {
-  const float one = 1;
-  const float before = p.add ? 1 : 0;
-  const auto narrow = [](std::uint32_t extent) { return static_cast<int>(extent); };
-  checkBlas(cublasGemmEx(blas, CUBLAS_OP_T, CUBLAS_OP_N, narrow(p.rows), narrow(p.tokens),
-                         narrow(p.columns), &one, p.matrix, kTypeOf<Value>, narrow(p.columns),
-                         p.from, kTypeOf<Value>, narrow(p.columns), &before, p.to, kTypeOf<Result>,
-                         narrow(p.stride), CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
-            "cublasGemmEx");
+std::size_t valueBytesOf(const Dimensions& d) {
+  return d.planes > 1 ? sizeof(float) : sizeof(bf16);
 }
 
 unsigned blocksFor(std::size_t count, std::size_t each) {
   return static_cast<unsigned>((count + each - 1) / each);
 }
 
-}  // namespace
-
-Blas::Blas() {
-  checkBlas(cublasCreate(&m_handle), "cublasCreate");
-}
-
-std::uint32_t Prefill::mostTokens(const DeviceWeights& weights, std::size_t budget) {
+/// Device memory that a token takes while its piece passes a layer.
+std::size_t bytesInPiece(const DeviceWeights& weights) {
   const Dimensions& d = weights.plan.dimensions();
   const ParameterLayout& layout = weights.layout;
-  const std::size_t valueBytes = d.planes > 1 ? sizeof(float) : sizeof(bf16);
-  const std::size_t perToken =
-      valueBytes * (std::max(layout.paddedModel, d.dtRank) + 4 * layout.paddedInner) +
-      sizeof(float) * (layout.paddedModel + projectedRows(d));
-  const std::size_t withLogits = kMostLogitBytes / (sizeof(float) * d.vocabulary);
-  const std::size_t fitting =
-      std::clamp<std::size_t>(std::min(budget / perToken, withLogits), kTokenStep, kMostRead);
-  return static_cast<std::uint32_t>(fitting / kTokenStep * kTokenStep);
+  return valueBytesOf(d) *
+             (2 * layout.paddedInner + std::max(layout.paddedInner, layout.paddedModel) +
+              kTileRows * tilesFor(d.dtRank)) +
+         sizeof(float) * projectedRows(d);
 }
 
-Prefill::Prefill(const DeviceWeights& weights, std::uint32_t tokens)
+/// Device memory that a layer's weights take, and the products' workspace.
+std::size_t bytesBeside(const DeviceWeights& weights) {
+  const Dimensions& d = weights.plan.dimensions();
+  const ParameterLayout& layout = weights.layout;
+  const std::size_t values =
+      std::size_t{layout.paddedInner} *
+      (3 * layout.paddedModel + projectedRows(d) + kTileRows * tilesFor(d.dtRank));
+  return valueBytesOf(d) * values + Products::kWorkspaceBytes;
+}
+
+}  // namespace
+
+Prefill::Capacity Prefill::capacityOf(const DeviceWeights& weights, std::size_t budget) {
+  const std::size_t beside = bytesBeside(weights);
+  const std::size_t rest = budget > beside ? budget - beside : 0;
+  const std::size_t perToken = sizeof(float) * weights.layout.paddedModel;
+  const std::size_t perPiece = bytesInPiece(weights);
+  // Products of a power of two tokens run best.
+  const std::size_t piece =
+      std::bit_floor(std::clamp<std::size_t>(rest / (perToken + perPiece), kTokenStep, kMostPiece));
+  const std::size_t pieces = std::min(rest, piece * perPiece);
+  const std::size_t withLogits =
+      kMostLogitBytes / (sizeof(float) * weights.plan.dimensions().vocabulary);
+  const std::size_t tokens = std::clamp<std::size_t>(
+      std::min((rest - pieces) / perToken, withLogits), kTokenStep, kMostRead);
+  const std::size_t step = std::min(piece, tokens / kTokenStep * kTokenStep);
+  return {static_cast<std::uint32_t>(tokens / step * step), static_cast<std::uint32_t>(step)};
+}
+
+Prefill::Prefill(const DeviceWeights& weights, Capacity capacity)
     : m_weights(weights),
       m_size(weights.plan.dimensions()),
       m_model(weights.layout.paddedModel),
       m_inner(weights.layout.paddedInner),
       m_projected(projectedRows(m_size)),
       m_rank(kTileRows * tilesFor(m_size.dtRank)),
-      m_valueBytes(m_size.planes > 1 ? sizeof(float) : sizeof(bf16)) {
+      m_valueBytes(valueBytesOf(m_size)),
+      m_piece(capacity.piece),
+      m_scan(m_size, m_inner) {
   std::vector<UnpackRow> rows;
   std::size_t values = 0;
   const auto add = [&](Matrix matrix, std::size_t count, std::uint32_t columns) {
@@ -89,6 +83,7 @@ Prefill::Prefill(const DeviceWeights& weights, std::uint32_t tokens)
     values += count * columns;
   };
   add(Matrix::InProj, 2 * m_inner, m_model);
+  m_inRows = rows.size();
   add(Matrix::XProj, m_projected, m_inner);
   add(Matrix::DtProj, m_inner, m_rank);
   add(Matrix::OutProj, m_model, m_inner);
@@ -104,20 +99,16 @@ Prefill::Prefill(const DeviceWeights& weights, std::uint32_t tokens)
   m_headPiece = static_cast<std::uint32_t>(std::min(piece, rows.size()));
   m_headRows = DeviceArray<UnpackRow>(rows.size());
   m_headRows.upload(rows.data(), rows.size());
-  m_channels =
-      DeviceArray<float>(std::size_t{kConvWeights + m_size.taps + m_size.states} * m_inner);
+  m_channelSize = std::size_t{kConvWeights + m_size.taps + m_size.states} * m_inner;
+  m_channels = DeviceArray<float>(2 * m_channelSize);
 
-  const std::size_t most = tokens;
-  const std::size_t normed = std::max(m_model, m_rank);
-  m_tokens = DeviceArray<std::int32_t>(most);
-  m_residual = DeviceArray<float>(most * m_model);
-  m_normed = DeviceArray<std::byte>(most * normed * m_valueBytes);
-  m_expanded = DeviceArray<std::byte>(most * 2 * m_inner * m_valueBytes);
-  m_convolved = DeviceArray<std::byte>(most * m_inner * m_valueBytes);
-  m_delta = DeviceArray<std::byte>(most * m_inner * m_valueBytes);
-  m_selected = DeviceArray<float>(most * m_projected);
-  m_segmentEnds = DeviceArray<float>(std::size_t{kMostSegments} * m_size.states * m_inner);
-  m_segmentSums = DeviceArray<float>(std::size_t{kMostSegments} * m_inner);
+  m_tokens = DeviceArray<std::int32_t>(capacity.tokens);
+  m_residual = DeviceArray<float>(std::size_t{capacity.tokens} * m_model);
+  const std::size_t most = std::size_t{m_piece} * m_valueBytes;
+  m_expanded = DeviceArray<std::byte>(most * 2 * m_inner);
+  m_convolved = DeviceArray<std::byte>(most * std::max(m_inner, m_model));
+  m_rankInput = DeviceArray<std::byte>(most * m_rank);
+  m_selected = DeviceArray<float>(std::size_t{m_piece} * m_projected);
 }
 
 /// Where the tile rows of a matrix of layer 0 go in a padded one of so many columns.
@@ -146,25 +137,19 @@ void Prefill::reserveLogits(std::size_t rows) {
   m_hostLogits = PinnedArray<float>(size);
 }
 
-/// Segments read the first state while the last one writes the new: they must not be the same.
-void Prefill::run(const Run& wanted, cudaStream_t stream) {
-  Run run = wanted;
-  if (run.stateIn == run.stateOut) {
-    const std::size_t size =
-        std::size_t{m_size.layers} * (m_size.states + m_size.taps - 1) * m_inner;
-    if (m_start.size() == 0) m_start = DeviceArray<float>(size);
-    check(cudaMemcpyAsync(m_start.data(), run.stateIn, size * sizeof(float),
-                          cudaMemcpyDeviceToDevice, stream),
-          "copying a state");
-    run.stateIn = m_start.data();
-  }
+/// As few pieces as hold a text, of about the same size.
+std::uint32_t Prefill::pieceOf(std::size_t tokens) const {
+  const unsigned pieces = blocksFor(tokens, m_piece);
+  return blocksFor(blocksFor(tokens, pieces), kPieceStep) * kPieceStep;
+}
+
+void Prefill::run(const Run& run, cudaStream_t stream) {
   m_size.planes > 1 ? runAs<float>(run, stream) : runAs<bf16>(run, stream);
 }
 
 template <class Value>
 void Prefill::runAs(const Run& run, cudaStream_t stream) {
   const auto tokens = static_cast<unsigned>(run.tokens.size());
-  checkBlas(cublasSetStream(m_blas, stream), "cublasSetStream");
   check(cudaMemcpyAsync(m_tokens.data(), run.tokens.data(), run.tokens.size_bytes(),
                         cudaMemcpyHostToDevice, stream),
         "sending tokens");
@@ -175,104 +160,159 @@ void Prefill::runAs(const Run& run, cudaStream_t stream) {
                                            .model = m_model,
                                            .residual = m_residual.data()});
   check(cudaGetLastError(), "looking up embeddings");
+  layOut(kIn, 0, stream);
+  layOut(kRest, 0, stream);
   for (std::uint32_t layer = 0; layer < m_size.layers; ++layer) runLayer<Value>(layer, run, stream);
   if (run.logits != Logits::None) runHead<Value>(run, stream);
 }
 
+/// Lays a part of a layer's weights out once all that `stream` has by now is done, beside what it
+/// does next.
+void Prefill::layOut(Part part, std::uint32_t layer, cudaStream_t stream) {
+  if (layer == m_size.layers) return;
+  m_used.record(stream);
+  check(cudaStreamWaitEvent(m_layingOut, m_used), "cudaStreamWaitEvent");
+  const std::size_t first = part == kIn ? 0 : m_inRows;
+  const std::size_t end = part == kIn ? m_inRows : m_layerRows.size();
+  unpackTiles(m_weights, {m_layerRows.data() + first, end - first}, layer, m_matrices.data(),
+              m_layingOut);
+  if (part == kIn) unpackRecords(m_weights, layer, channels(layer), m_layingOut);
+  m_laidOut[part].record(m_layingOut);
+}
+
+void Prefill::await(Part part, cudaStream_t stream) {
+  check(cudaStreamWaitEvent(stream, m_laidOut[part]), "cudaStreamWaitEvent");
+}
+
 template <class Value>
 void Prefill::runLayer(std::uint32_t layer, const Run& run, cudaStream_t stream) {
+  const std::size_t offset = std::size_t{layer} * (m_size.states + m_size.taps - 1) * m_inner;
   const auto tokens = static_cast<std::uint32_t>(run.tokens.size());
-  const ParameterLayout& layout = m_weights.layout;
-  const float* parameters = m_weights.parameters.data() + std::size_t{layer} * layout.layerSize;
-  unpackTiles(m_weights, {m_layerRows.data(), m_layerRows.size()}, layer, m_matrices.data(),
-              stream);
-  unpackRecords(m_weights, layer, m_channels.data(), stream);
-  const auto matrix = [&](Matrix which) {
-    return reinterpret_cast<const Value*>(m_matrices.data()) +
-           m_offsets[static_cast<std::size_t>(which)];
-  };
-
-  auto* normed = reinterpret_cast<Value*>(m_normed.data());
-  auto* expanded = reinterpret_cast<Value*>(m_expanded.data());
-  auto* convolved = reinterpret_cast<Value*>(m_convolved.data());
-  auto* delta = reinterpret_cast<Value*>(m_delta.data());
-  normKernel<<<tokens, kRowThreads, 0, stream>>>(
-      {.residual = m_residual.data(),
-       .weight = parameters + layout.norm,
-       .addend = m_weights.outBias ? parameters + layout.outBias : nullptr,
-       .model = m_size.model,
-       .stride = m_model,
-       .epsilon = m_weights.epsilon,
-       .layerNorm = m_weights.layerNorm},
-      normed);
-  multiply(m_blas, Product<Value, Value>{matrix(Matrix::InProj), 2 * m_inner, m_model, normed,
-                                         expanded, 2 * m_inner, tokens});
-
-  const std::size_t stateOffset = std::size_t{layer} * (m_size.states + m_size.taps - 1) * m_inner;
-  const std::size_t memoryOffset = stateOffset + std::size_t{m_size.states} * m_inner;
-  const ConvArguments conv{.channels = m_channels.data(),
-                           .memory = run.stateIn + memoryOffset,
-                           .inner = m_inner,
-                           .taps = m_size.taps,
-                           .tokens = tokens};
-  const auto convolve =
-      m_size.taps <= kFewTaps ? convKernel<Value, kFewTaps> : convKernel<Value, int{kMostTaps}>;
-  convolve<<<dim3(blocksFor(m_inner, 512), blocksFor(tokens, kConvTokens)), 128, 0, stream>>>(
-      conv, expanded, convolved);
-  multiply(m_blas, Product<Value, float>{matrix(Matrix::XProj), m_projected, m_inner, convolved,
-                                         m_selected.data(), m_projected, tokens});
-  narrowKernel<<<blocksFor(std::size_t{tokens} * m_rank, 512), 256, 0, stream>>>(
-      m_selected.data(), m_projected, m_rank, tokens, normed);
-  multiply(m_blas, Product<Value, Value>{matrix(Matrix::DtProj), m_inner, m_rank, normed, delta,
-                                         m_inner, tokens});
-  scan<Value>(layer, run, stream);
-  multiply(m_blas, Product<Value, float>{matrix(Matrix::OutProj), m_model, m_inner, delta,
-                                         m_residual.data(), m_model, tokens, true});
+  const std::uint32_t size = pieceOf(tokens);
+  for (std::uint32_t first = 0; first < tokens; first += size) {
+    const float* before = first == 0 ? run.stateIn : run.stateOut;
+    runPiece<Value>(layer,
+                    {.first = first,
+                     .tokens = std::min(size, tokens - first),
+                     .last = first + size >= tokens,
+                     .stateIn = before + offset,
+                     .stateOut = run.stateOut + offset},
+                    stream);
+  }
   check(cudaGetLastError(), "reading a layer");
 }
 
 template <class Value>
-void Prefill::scan(std::uint32_t layer, const Run& run, cudaStream_t stream) {
-  const auto tokens = static_cast<std::uint32_t>(run.tokens.size());
-  const unsigned columns = blocksFor(m_inner, kSegmentChannels);
-  // Segments that keep every multiprocessor busy are worth their second pass.
-  const auto wanted =
-      static_cast<std::uint32_t>(kBlocksPerProcessor * m_weights.blocks.size() / columns);
-  const std::uint32_t segments =
-      std::clamp(std::min(wanted, tokens / kLeastSegment), 1u, kMostSegments);
-  const std::uint32_t segment = blocksFor(blocksFor(tokens, segments), kSegmentTile) * kSegmentTile;
-  const std::size_t offset = std::size_t{layer} * (m_size.states + m_size.taps - 1) * m_inner;
-  const ScanArguments arguments{
-      .channels = m_channels.data(),
-      .selected = m_selected.data(),
-      .selectedStride = m_projected,
-      .bOffset = m_rank,
-      .cOffset = m_rank + kTileRows * tilesFor(m_size.states),
-      .inner = m_inner,
-      .states = m_size.states,
-      .taps = m_size.taps,
-      .tokens = tokens,
-      .segment = segment,
-      .stateIn = run.stateIn + offset,
-      .stateOut = run.stateOut + offset,
-      .ends = m_segmentEnds.data(),
-      .sums = m_segmentSums.data(),
-  };
-  const auto* expanded = reinterpret_cast<const Value*>(m_expanded.data());
-  const auto* convolved = reinterpret_cast<const Value*>(m_convolved.data());
-  auto* delta = reinterpret_cast<Value*>(m_delta.data());
-  const unsigned rows = blocksFor(tokens, segment);
-  constexpr int kFew = 4;
-  constexpr int kMany = kMostStates / kSegmentLanes;
-  const bool few = m_size.states <= kFew * kSegmentLanes;
-  const dim3 before(columns, rows - 1);
-  const dim3 all(columns, rows);
-  const auto launch = [&](auto kernel, dim3 grid) {
-    if (grid.y > 0)
-      kernel<<<grid, kSegmentThreads, 0, stream>>>(arguments, expanded, convolved, delta);
-  };
-  launch(few ? scanKernel<Value, kFew, false> : scanKernel<Value, kMany, false>, before);
-  launch(few ? scanKernel<Value, kFew, true> : scanKernel<Value, kMany, true>, all);
+void Prefill::runPiece(std::uint32_t layer, const Piece& piece, cudaStream_t stream) {
+  const ParameterLayout& layout = m_weights.layout;
+  const float* parameters = m_weights.parameters.data() + std::size_t{layer} * layout.layerSize;
+  norm<Value>(parameters + layout.norm, m_weights.outBias ? parameters + layout.outBias : nullptr,
+              piece.first, piece.tokens, stream);
+  if (piece.first == 0) await(kIn, stream);
+  m_products.multiply({.rows = 2 * m_inner,
+                       .columns = m_model,
+                       .tokens = piece.tokens,
+                       .stride = 2 * m_inner,
+                       .wide = kWide<Value>,
+                       .wideResult = kWide<Value>},
+                      matrix<Value>(Matrix::InProj), m_convolved.data(), m_expanded.data(), stream);
+  if (piece.last) layOut(kIn, layer + 1, stream);
+  const auto convolve =
+      m_size.taps <= kFewTaps ? convKernel<Value, kFewTaps> : convKernel<Value, int{kMostTaps}>;
+  convolve<<<dim3(blocksFor(m_inner, 512), blocksFor(piece.tokens, kConvTokens)), 128, 0, stream>>>(
+      {.channels = channels(layer),
+       .memory = piece.stateIn + std::size_t{m_size.states} * m_inner,
+       .inner = m_inner,
+       .taps = m_size.taps,
+       .tokens = piece.tokens},
+      reinterpret_cast<const Value*>(m_expanded.data()),
+      reinterpret_cast<Value*>(m_convolved.data()));
+  if (piece.first == 0) await(kRest, stream);
+  select<Value>(layer, piece, stream);
+  scan<Value>(layer, piece, stream);
+  m_products.multiply({.rows = m_model,
+                       .columns = m_inner,
+                       .tokens = piece.tokens,
+                       .stride = m_model,
+                       .wide = kWide<Value>,
+                       .wideResult = true,
+                       .add = true},
+                      matrix<Value>(Matrix::OutProj), m_convolved.data(),
+                      m_residual.data() + std::size_t{piece.first} * m_model, stream);
+  if (piece.last) layOut(kRest, layer + 1, stream);
+}
+
+/// δ, B and C, then W_dt δ in the place of u, of which the convolution's memory is kept before.
+template <class Value>
+void Prefill::select(std::uint32_t layer, const Piece& piece, cudaStream_t stream) {
+  m_products.multiply({.rows = m_projected,
+                       .columns = m_inner,
+                       .tokens = piece.tokens,
+                       .stride = m_projected,
+                       .wide = kWide<Value>,
+                       .wideResult = true},
+                      matrix<Value>(Matrix::XProj), m_convolved.data(), m_selected.data(), stream);
+  const std::size_t memory = std::size_t{m_size.states} * m_inner;
+  const std::size_t most = std::max(std::size_t{piece.tokens} * m_rank / 2, std::size_t{m_inner});
+  betweenKernel<<<dim3(blocksFor(most, 256), 2), 256, 0, stream>>>(
+      {.selected = m_selected.data(),
+       .stride = m_projected,
+       .rank = m_rank,
+       .tokens = piece.tokens,
+       .inBias = channels(layer) + std::size_t{kInBiasU} * m_inner,
+       .inner = m_inner,
+       .taps = m_size.taps,
+       .memoryIn = piece.stateIn + memory,
+       .memoryOut = piece.stateOut + memory},
+      reinterpret_cast<const Value*>(m_expanded.data()),
+      reinterpret_cast<Value*>(m_rankInput.data()));
+  m_products.multiply({.rows = m_inner,
+                       .columns = m_rank,
+                       .tokens = piece.tokens,
+                       .stride = 2 * m_inner,
+                       .wide = kWide<Value>,
+                       .wideResult = kWide<Value>},
+                      matrix<Value>(Matrix::DtProj), m_rankInput.data(), m_expanded.data(), stream);
+}
+
+template <class Value>
+void Prefill::scan(std::uint32_t layer, const Piece& piece, cudaStream_t stream) {
+  m_scan.run<Value>({.channels = channels(layer),
+                     .selected = m_selected.data(),
+                     .expanded = reinterpret_cast<const Value*>(m_expanded.data()),
+                     .convolved = reinterpret_cast<Value*>(m_convolved.data()),
+                     .stateIn = piece.stateIn,
+                     .stateOut = piece.stateOut,
+                     .selectedStride = m_projected,
+                     .bOffset = m_rank,
+                     .cOffset = m_rank + kTileRows * tilesFor(m_size.states),
+                     .inner = m_inner,
+                     .states = m_size.states,
+                     .taps = m_size.taps,
+                     .tokens = piece.tokens},
+                    stream);
+}
+
+/// norm(x) of some tokens to m_convolved, and `addend` to x.
+template <class Value>
+void Prefill::norm(const float* weight, const float* addend, std::uint32_t first,
+                   std::uint32_t tokens, cudaStream_t stream) {
+  normKernel<<<blocksFor(tokens, kNormRows), kNormRows * 32, 0, stream>>>(
+      {.residual = m_residual.data() + std::size_t{first} * m_model,
+       .weight = weight,
+       .addend = addend,
+       .model = m_size.model,
+       .stride = m_model,
+       .tokens = tokens,
+       .epsilon = m_weights.epsilon,
+       .layerNorm = m_weights.layerNorm},
+      reinterpret_cast<Value*>(m_convolved.data()));
+}
+
+template <class Value>
+const Value* Prefill::matrix(Matrix which) const {
+  return reinterpret_cast<const Value*>(m_matrices.data()) +
+         m_offsets[static_cast<std::size_t>(which)];
 }
 
 template <class Value>
@@ -281,25 +321,9 @@ void Prefill::runHead(const Run& run, cudaStream_t stream) {
   const std::uint32_t rows = run.logits == Logits::Last ? 1 : count;
   reserveLogits(rows);
   const std::uint32_t headRows = kTileRows * tilesFor(m_size.vocabulary);
-  auto* normed = reinterpret_cast<Value*>(m_normed.data());
-  normKernel<<<rows, kRowThreads, 0, stream>>>(
-      {.residual = m_residual.data() + std::size_t{count - rows} * m_model,
-       .weight =
-           m_weights.parameters.data() + std::size_t{m_size.layers} * m_weights.layout.layerSize,
-       .addend = nullptr,
-       .model = m_size.model,
-       .stride = m_model,
-       .epsilon = m_weights.epsilon,
-       .layerNorm = m_weights.layerNorm},
-      normed);
-  const auto* matrix = reinterpret_cast<const Value*>(m_matrices.data());
-  for (std::uint32_t tile = 0; tile < m_headRows.size(); tile += m_headPiece) {
-    const std::size_t tiles = std::min<std::size_t>(m_headPiece, m_headRows.size() - tile);
-    unpackTiles(m_weights, {m_headRows.data() + tile, tiles}, 0, m_matrices.data(), stream);
-    multiply(m_blas,
-             Product<Value, float>{matrix, static_cast<std::uint32_t>(tiles) * kTileRows, m_model,
-                                   normed, m_logits.data() + tile * kTileRows, headRows, rows});
-  }
+  for (std::uint32_t first = 0; first < rows; first += m_piece)
+    runHeadPiece<Value>(count - rows + first, std::min(m_piece, rows - first),
+                        m_logits.data() + std::size_t{first} * headRows, stream);
   // The layers' matrices rely on zeros behind their last rows and columns.
   check(cudaMemsetAsync(m_matrices.data(), 0, m_matrices.size(), stream), "cudaMemsetAsync");
   if (m_weights.headBias.size() > 0) {
@@ -311,6 +335,24 @@ void Prefill::runHead(const Run& run, cudaStream_t stream) {
                           headRows * sizeof(float), m_size.vocabulary * sizeof(float), rows,
                           cudaMemcpyDeviceToHost, stream),
         "fetching logits");
+}
+
+template <class Value>
+void Prefill::runHeadPiece(std::uint32_t first, std::uint32_t rows, float* logits,
+                           cudaStream_t stream) {
+  norm<Value>(m_weights.parameters.data() + std::size_t{m_size.layers} * m_weights.layout.layerSize,
+              nullptr, first, rows, stream);
+  for (std::uint32_t tile = 0; tile < m_headRows.size(); tile += m_headPiece) {
+    const std::size_t tiles = std::min<std::size_t>(m_headPiece, m_headRows.size() - tile);
+    unpackTiles(m_weights, {m_headRows.data() + tile, tiles}, 0, m_matrices.data(), stream);
+    m_products.multiply({.rows = static_cast<std::uint32_t>(tiles) * kTileRows,
+                         .columns = m_model,
+                         .tokens = rows,
+                         .stride = kTileRows * tilesFor(m_size.vocabulary),
+                         .wide = kWide<Value>,
+                         .wideResult = true},
+                        m_matrices.data(), m_convolved.data(), logits + tile * kTileRows, stream);
+  }
 }
 
 }  // namespace mb::cuda

@@ -1,43 +1,36 @@
-// Mamba-1 over long stretches of text: cuBLAS for the projections, and a selective scan that is
-// parallel over channels and over segments of the text.
+// Mamba-1 over long stretches of text: cuBLASLt for the projections, and a selective scan that is
+// parallel over channels and states.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <cublas_v2.h>
 #include <cuda_runtime_api.h>
 #include <span>
 #include <vector>
 
 #include "kernels/cuda/chunk.h"
 #include "kernels/cuda/memory.h"
+#include "kernels/cuda/prefill_scan.h"
+#include "kernels/cuda/products.h"
 
 namespace mb::cuda {
 
-/// A cuBLAS handle on the current device.
-class Blas {
- public:
-  Blas();
-  ~Blas() { cublasDestroy(m_handle); }
-  Blas(const Blas&) = delete;
-  Blas& operator=(const Blas&) = delete;
-  operator cublasHandle_t() const { return m_handle; }
-
- private:
-  cublasHandle_t m_handle = nullptr;
-};
-
-/// Reads texts into states. The weights lie in memory once, in the tiles of chunks: one layer at a
-/// time is laid out for cuBLAS. With bfloat16 weights activations are rounded to bfloat16 between
-/// the operations, so results differ from those of chunks by that; sums, Δ, the residual and the
-/// state are float32. With float32 weights all is float32.
+/// Reads texts into states, layer by layer over the whole text, and each layer piece by piece. The
+/// weights lie in memory once, in the tiles of chunks: one layer at a time is laid out for
+/// cuBLASLt. With bfloat16 weights activations are rounded to bfloat16 between the operations, so
+/// results differ from those of chunks by that; sums, Δ, the residual and the state are float32.
+/// With float32 weights all is float32.
 class Prefill {
  public:
-  /// Most tokens of which the activations fit `budget` bytes; no fewer than 256.
-  static std::uint32_t mostTokens(const DeviceWeights& weights, std::size_t budget);
+  struct Capacity {
+    std::uint32_t tokens = 0;  ///< most of a run
+    std::uint32_t piece = 0;   ///< of a run that pass a layer together
+  };
+  /// What `budget` bytes in all are enough for; at least one piece of 256 tokens.
+  static Capacity capacityOf(const DeviceWeights& weights, std::size_t budget);
 
-  /// For runs of at most `tokens` tokens. The weights must outlive it.
-  Prefill(const DeviceWeights& weights, std::uint32_t tokens);
+  /// The weights must outlive it.
+  Prefill(const DeviceWeights& weights, Capacity capacity);
 
   enum class Logits : std::uint8_t { None, Last, All };
   struct Run {
@@ -53,14 +46,40 @@ class Prefill {
   const float* logits() const { return m_hostLogits.data(); }
 
  private:
+  /// Some tokens of a run, and the state of a layer before and after them.
+  struct Piece {
+    std::uint32_t first = 0;
+    std::uint32_t tokens = 0;
+    bool last = false;
+    const float* stateIn = nullptr;
+    float* stateOut = nullptr;
+  };
+  /// Of a layer's weights: in_proj and the channels' parameters, and all others.
+  enum Part { kIn, kRest };
+
+  void layOut(Part part, std::uint32_t layer, cudaStream_t stream);
+  void await(Part part, cudaStream_t stream);
   template <class Value>
   void runAs(const Run& run, cudaStream_t stream);
   template <class Value>
   void runLayer(std::uint32_t layer, const Run& run, cudaStream_t stream);
   template <class Value>
+  void runPiece(std::uint32_t layer, const Piece& piece, cudaStream_t stream);
+  template <class Value>
+  void select(std::uint32_t layer, const Piece& piece, cudaStream_t stream);
+  template <class Value>
+  void scan(std::uint32_t layer, const Piece& piece, cudaStream_t stream);
+  template <class Value>
   void runHead(const Run& run, cudaStream_t stream);
   template <class Value>
-  void scan(std::uint32_t layer, const Run& run, cudaStream_t stream);
+  void runHeadPiece(std::uint32_t first, std::uint32_t rows, float* logits, cudaStream_t stream);
+  template <class Value>
+  void norm(const float* weight, const float* addend, std::uint32_t first, std::uint32_t tokens,
+            cudaStream_t stream);
+  template <class Value>
+  const Value* matrix(Matrix which) const;
+  float* channels(std::uint32_t layer) { return m_channels.data() + layer % 2 * m_channelSize; }
+  std::uint32_t pieceOf(std::size_t tokens) const;
   void reserveLogits(std::size_t rows);
 
   void addRows(Matrix matrix, std::uint32_t columns, std::size_t offset,
@@ -73,24 +92,27 @@ class Prefill {
   std::uint32_t m_projected;
   std::uint32_t m_rank;
   std::size_t m_valueBytes;
-  Blas m_blas;
+  std::uint32_t m_piece;
+  Products m_products;
+  TextScan m_scan;
   std::size_t m_offsets[4];  ///< of a layer's matrices in m_matrices, in values
   DeviceArray<UnpackRow> m_layerRows;
+  std::size_t m_inRows = 0;  ///< of m_layerRows, those of in_proj
   DeviceArray<UnpackRow> m_headRows;
   std::uint32_t m_headPiece = 0;      ///< tile rows of the head that fit m_matrices
   DeviceArray<std::byte> m_matrices;  ///< of one layer, row-major, padded with zeros
-  DeviceArray<float> m_channels;      ///< [field][e] of one layer, see RecordField
+  DeviceArray<float> m_channels;      ///< [2][field][e] of two layers, see RecordField
+  std::size_t m_channelSize = 0;
+  Stream m_layingOut;
+  Event m_used;  ///< what is laid out next takes the place of what is used by then
+  Event m_laidOut[2];
 
   DeviceArray<std::int32_t> m_tokens;
   DeviceArray<float> m_residual;       ///< [tokens][d]
-  DeviceArray<std::byte> m_normed;     ///< [tokens][d], then δ [tokens][r]
-  DeviceArray<std::byte> m_expanded;   ///< u, z: [tokens][2][e]
-  DeviceArray<std::byte> m_convolved;  ///< u' [tokens][e]
-  DeviceArray<std::byte> m_delta;      ///< W_dt δ [tokens][e], then the gated output
-  DeviceArray<float> m_selected;       ///< δ, B, C [tokens][rows of x_proj]
-  DeviceArray<float> m_segmentEnds;    ///< [segments][e / 16][n][16]
-  DeviceArray<float> m_segmentSums;    ///< Σ Δ [segments][e]
-  DeviceArray<float> m_start;          ///< the first state, when the new one takes its place
+  DeviceArray<std::byte> m_expanded;   ///< u, z: [piece][2][e], then W_dt δ in the place of u
+  DeviceArray<std::byte> m_convolved;  ///< norm(x) [piece][d], then u' [piece][e], then gated
+  DeviceArray<std::byte> m_rankInput;  ///< δ [piece][r]
+  DeviceArray<float> m_selected;       ///< δ, B, C [piece][rows of x_proj]
   DeviceArray<float> m_logits;
   PinnedArray<float> m_hostLogits;
 };

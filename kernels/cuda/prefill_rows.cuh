@@ -10,19 +10,8 @@
 
 namespace mb::cuda {
 
-inline constexpr std::uint32_t kRowThreads = 256;  ///< of kernels that take a token a block
-inline constexpr std::uint32_t kConvTokens = 8;    ///< of one thread of the convolution
-
-__device__ inline float sumOfBlock(float value) {
-  __shared__ float sums[kRowThreads / 32];
-  value = sumOfWarp(value);
-  __syncthreads();
-  if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = value;
-  __syncthreads();
-  float sum = 0;
-  for (const float part : sums) sum += part;
-  return sum;
-}
+inline constexpr std::uint32_t kNormRows = 8;    ///< of a block of the norm
+inline constexpr std::uint32_t kConvTokens = 8;  ///< of one thread of the convolution
 
 struct EmbedArguments {
   const std::int32_t* tokens;
@@ -53,47 +42,84 @@ struct NormArguments {
   const float* addend;  // what the layer's output has for a bias, or null
   std::uint32_t model;
   std::uint32_t stride;
+  std::uint32_t tokens;
   float epsilon;
   bool layerNorm;
 };
 
 /// norm(x) without the norm's bias, which the projection behind it has; adds the bias of the
-/// layer's output to the residual on the way.
+/// layer's output to the residual on the way. A warp takes a row.
 template <class Value>
 __global__ void normKernel(NormArguments a, Value* out) {
-  float* row = a.residual + std::size_t{blockIdx.x} * a.stride;
+  const std::uint32_t token = (blockIdx.x * blockDim.x + threadIdx.x) / 32;
+  if (token >= a.tokens) return;
+  const std::uint32_t first = threadIdx.x % 32 * 4;
+  constexpr std::uint32_t kStep = 32 * 4;
+  float* row = a.residual + std::size_t{token} * a.stride;  // zero behind the last
   float sum = 0;
   if (a.layerNorm) {
-    for (std::uint32_t k = threadIdx.x; k < a.model; k += blockDim.x) sum += row[k];
-    sum = sumOfBlock(sum);
+    for (std::uint32_t k = first; k < a.stride; k += kStep) sum += sumOf(quadAt(row + k));
+    sum = sumOfWarp(sum);
   }
   const float mean = sum / static_cast<float>(a.model);
+  const auto centred = [&](float x) { return x - mean; };
   float squares = 0;
-  for (std::uint32_t k = threadIdx.x; k < a.model; k += blockDim.x) {
-    const float centred = row[k] - mean;
-    squares = fmaf(centred, centred, squares);
+#pragma unroll 4
+  for (std::uint32_t k = first; k < a.stride; k += kStep) {
+    const float4 x = each(centred, quadAt(row + k));
+    squares += sumOf(x * x);
   }
-  squares = sumOfBlock(squares);
+  // What is behind the last is zero, but not centred.
+  squares = sumOfWarp(squares) - static_cast<float>(a.stride - a.model) * mean * mean;
   const float scale = rsqrtf(squares / static_cast<float>(a.model) + a.epsilon);
-  for (std::uint32_t k = 2 * threadIdx.x; k < a.stride; k += 2 * blockDim.x) {
-    const float2 x = pairAt(row + k);
-    const float2 w = pairAt(a.weight + k);  // zero behind the last
-    setPair(out + std::size_t{blockIdx.x} * a.stride + k,
-            {(x.x - mean) * scale * w.x, (x.y - mean) * scale * w.y});
-    if (a.addend) {
-      const float2 b = pairAt(a.addend + k);
-      setPair(row + k, {x.x + b.x, x.y + b.y});
-    }
+  const auto scaled = [&](float x, float weight) { return (x - mean) * scale * weight; };
+#pragma unroll 4
+  for (std::uint32_t k = first; k < a.stride; k += kStep) {
+    const float4 x = quadAt(row + k);
+    setQuad(out + std::size_t{token} * a.stride + k, each(scaled, x, quadAt(a.weight + k)));
+    if (a.addend) setQuad(row + k, x + quadAt(a.addend + k));
   }
 }
 
-/// The first `count` values of rows.
+struct BetweenArguments {
+  const float* selected;  // [tokens][stride]: δ first
+  std::uint32_t stride;
+  std::uint32_t rank;
+  std::uint32_t tokens;
+  const float* inBias;  // of u
+  std::uint32_t inner;
+  std::uint32_t taps;
+  const float* memoryIn;  // [k - 1][inner]; may be memoryOut
+  float* memoryOut;
+};
+
+/// The convolution's memory after the text: its last k - 1 inputs.
 template <class Value>
-__global__ void narrowKernel(const float* from, std::uint32_t stride, std::uint32_t count,
-                             std::uint32_t rows, Value* to) {
-  const std::uint32_t i = 2 * (blockIdx.x * blockDim.x + threadIdx.x);
-  const std::uint32_t row = i / count;
-  if (row < rows) setPair(to + i, pairAt(from + std::size_t{row} * stride + i % count));
+__device__ inline void remember(const BetweenArguments& a, std::uint32_t channel,
+                                const Value* expanded) {
+  const std::uint32_t memory = a.taps - 1;
+  for (std::uint32_t i = 0; i < memory; ++i) {
+    const std::uint32_t at = a.tokens + i;
+    a.memoryOut[i * a.inner + channel] =
+        at < memory
+            ? a.memoryIn[at * a.inner + channel]
+            : static_cast<float>(expanded[std::size_t{at - memory} * 2 * a.inner + channel]) +
+                  a.inBias[channel];
+  }
+}
+
+/// What is left to do between x_proj and dt_proj: δ as a matrix of its own, and by the blocks of
+/// the second row the convolution's memory.
+template <class Value>
+__global__ void betweenKernel(BetweenArguments a, const Value* expanded, Value* rankInput) {
+  const std::uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (blockIdx.y == 1) {
+    if (i < a.inner) remember(a, i, expanded);
+    return;
+  }
+  const std::uint32_t row = 2 * i / a.rank;
+  if (row < a.tokens)
+    setPair(rankInput + 2 * i, pairAt(a.selected + std::size_t{row} * a.stride + 2 * i % a.rank));
 }
 
 __global__ void addBiasKernel(float* rows, const float* bias, std::uint32_t width,
@@ -135,9 +161,18 @@ __global__ void convKernel(ConvArguments a, const Value* __restrict__ expanded,
     weights[tap] = own < 0 ? none : field(kConvWeights + own);
   }
   float4 inputs[TAPS - 1 + kConvTokens];
+  const int last = first + static_cast<int>(kConvTokens) - 1;
+  if (first >= TAPS - 1 &&
+      last < static_cast<int>(a.tokens)) {  // all loads are on their way at once
+    const Value* from = expanded + std::size_t(first - TAPS + 1) * 2 * a.inner + channel;
 #pragma unroll
-  for (int i = 0; i < TAPS - 1 + static_cast<int>(kConvTokens); ++i)
-    inputs[i] = inputAt(first + i - TAPS + 1);
+    for (int i = 0; i < TAPS - 1 + static_cast<int>(kConvTokens); ++i)
+      inputs[i] = quadAt(from + std::size_t(i) * 2 * a.inner) + inBias;
+  } else {
+#pragma unroll
+    for (int i = 0; i < TAPS - 1 + static_cast<int>(kConvTokens); ++i)
+      inputs[i] = inputAt(first + i - TAPS + 1);
+  }
 #pragma unroll
   for (int i = 0; i < static_cast<int>(kConvTokens); ++i) {
     if (first + i >= static_cast<int>(a.tokens)) return;

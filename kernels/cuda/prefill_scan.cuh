@@ -1,289 +1,365 @@
-// The selective scan over segments of a text.
+// The selective scan over a stretch of text, token after token: no summaries of stretches, so every
+// exponential is taken once. Some threads of a block carry the states of its channels, others make
+// Δ ready for them a tile of tokens ahead, others gate what they leave a tile behind.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <cuda_pipeline_primitives.h>
 
 #include "kernels/cuda/chunk.h"
 #include "kernels/cuda/math.cuh"
+#include "kernels/cuda/prefill_scan.h"
 #include "kernels/cuda/values.cuh"
 
 namespace mb::cuda {
 
-inline constexpr std::uint32_t kSegmentChannels = 32;  ///< of one block
-inline constexpr std::uint32_t kSegmentLanes = 4;      ///< threads that share a channel's states
-inline constexpr std::uint32_t kSegmentThreads = kSegmentChannels * kSegmentLanes;
-inline constexpr std::uint32_t kSegmentTile = 32;  ///< tokens scanned between two loads
-
-struct ScanArguments {
-  const float* channels;  // [field][inner]
-  const float* selected;  // δ, B, C
-  std::uint32_t selectedStride;
-  std::uint32_t bOffset;
-  std::uint32_t cOffset;
-  std::uint32_t inner;
-  std::uint32_t states;
-  std::uint32_t taps;
-  std::uint32_t tokens;
-  std::uint32_t segment;  // tokens
-  const float* stateIn;   // of the layer
-  float* stateOut;
-  float* ends;
-  float* sums;
+/// How a block divides its work: the states of COLUMNS channels among LANES carriers a channel that
+/// have OWN each, and the text into tiles of TILE tokens.
+template <int LANES, int OWN, int COLUMNS, int TILE>
+struct ScanShape {
+  static constexpr int kLanes = LANES;
+  static constexpr int kOwn = OWN;
+  static constexpr int kColumns = COLUMNS;
+  static constexpr int kTile = TILE;
+  static constexpr int kStates = LANES * OWN;
+  static constexpr int kCarriers = LANES * COLUMNS;
+  static constexpr int kKeepers = COLUMNS * TILE / 4;  ///< before the scan, and as many behind it
+  static constexpr int kThreads = kCarriers + 2 * kKeepers;
+  static constexpr int kSelectedRow = 2 * kStates;
+  static constexpr int kRing = 4;  ///< tiles in shared memory at a time
+  /// One row more than a tile, so that the carriers of a warp write to different banks.
+  static constexpr int kOutputs = (TILE + 1) * COLUMNS;
+  static_assert(kCarriers % 32 == 0 && kKeepers % 32 == 0);
 };
 
-/// One block scans kSegmentChannels channels over a segment of the text, a thread SPL states of one
-/// channel. Without OUTPUT it starts from zero and leaves the segment's end and the sum of its Δ;
-/// with OUTPUT it starts from what those of the segments before make of the first state, and
-/// writes (s C + D u') SiLU(z) in the place of W_dt δ. The last segment leaves the state.
-template <class Value, int SPL, bool OUTPUT>
-class Scan {
- public:
-  __device__ Scan(const ScanArguments& a, const Value* __restrict__ expanded,
-                  const Value* __restrict__ convolved, Value* delta)
-      : a(a),
-        m_expanded(expanded),
-        m_convolved(convolved),
-        m_delta(delta),
-        m_first(blockIdx.y * a.segment),
-        m_last(min(m_first + a.segment, a.tokens)),
-        m_channel(blockIdx.x * kSegmentChannels + threadIdx.x / kSegmentLanes),
-        m_lane(threadIdx.x % kSegmentLanes),
-        m_eighth(blockIdx.x * kSegmentChannels + m_lane * 8) {}
+/// What the threads of a block tell each other, by tile.
+template <class Value, class Shape>
+struct ScanTiles {
+  using Raw = Packed<Value>[Shape::kKeepers];
 
-  __device__ void run() {
-    const bool active = m_channel < a.inner;
+  Raw raw[4][Shape::kRing];  ///< the keepers' own quads, see TileKeeper
+  alignas(16) float2 steps[Shape::kRing][Shape::kTile][Shape::kColumns];        ///< Δ and Δ u'
+  alignas(16) float selected[Shape::kRing][Shape::kTile][Shape::kSelectedRow];  ///< B, C
+  alignas(16) float outputs[2][Shape::kLanes][Shape::kOutputs];  ///< what lanes add to s C
+
+  /// Waits for all threads of the block, which do this in different places.
+  __device__ static void meet() { asm volatile("bar.sync 0;" ::: "memory"); }
+};
+
+/// A thread that carries some states of one channel from token to token.
+template <class Value, class Shape>
+class StateCarrier {
+ public:
+  using Tiles = ScanTiles<Value, Shape>;
+
+  __device__ StateCarrier(const ScanArguments<Value>& a, Tiles& tiles)
+      : a(a),
+        m_tiles(tiles),
+        m_lane(threadIdx.x / Shape::kColumns),
+        m_column(threadIdx.x % Shape::kColumns),
+        m_channel(blockIdx.x * Shape::kColumns + m_column) {}
+
+  __device__ void run(std::uint32_t tileCount) {
 #pragma unroll
-    for (int i = 0; i < SPL; ++i) {
-      const std::uint32_t n = m_lane * SPL + i;
-      const bool real = active && n < a.states;
-      m_rate[i] = real ? a.channels[(kConvWeights + a.taps + n) * a.inner + m_channel] : 0.0f;
-      m_state[i] = OUTPUT && real ? stateBefore(n) : 0.0f;
+    for (int i = 0; i < kOwn; ++i) {
+      const bool real = isReal(i);
+      m_rate[i] =
+          real ? a.channels[(kConvWeights + a.taps + stateOf(i)) * a.inner + m_channel] : 0.0f;
+      m_state[i] = real ? a.stateIn[placeOf(i)] : 0.0f;
+    }
+    m_tiles.meet();
+#pragma unroll
+    for (int t = 0; t < kGroup; ++t) {
+      m_step[t] = m_tiles.steps[0][t][m_column];
+      prepare(t, m_tiles.selected[0][t]);
+      m_step[t] = m_tiles.steps[0][kGroup + t][m_column];
+    }
+    for (std::uint32_t tile = 0; tile < tileCount; ++tile) {
+      scan(tile);
+      m_tiles.meet();
     }
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const std::uint32_t channel = m_eighth + 4 * half;
-      const bool real = channel < a.inner;
-      const auto field = [&](std::uint32_t f) {
-        return real ? quadAt(a.channels + f * a.inner + channel) : float4{0, 0, 0, 0};
-      };
-      m_dtBias[half] = field(kDtBias);
-      if (OUTPUT) m_skip[half] = field(kSkip);
-      if (OUTPUT) m_gateBias[half] = field(kInBiasZ);
-    }
-    Raw now;
-    load(m_first, now);
-    float deltas = 0;
-    for (std::uint32_t token = m_first; token < m_last; token += kSegmentTile) {
-      prepare(token, now);
-      __syncthreads();
-      Raw next;
-      if (token + kSegmentTile < m_last) load(token + kSegmentTile, next);
-      deltas += scanTile();
-      __syncthreads();
-      if (OUTPUT) write(token, now);
-      now = next;
-    }
-    if (!active) return;
-    float* to = OUTPUT ? a.stateOut : a.ends + std::size_t{blockIdx.y} * a.states * a.inner;
-    if (!OUTPUT && m_lane == 0) a.sums[std::size_t{blockIdx.y} * a.inner + m_channel] = deltas;
-    if (OUTPUT && m_last < a.tokens) return;
-    if (OUTPUT && m_lane == 0) remember();
+    for (int i = 0; i < kOwn; ++i)
+      if (isReal(i)) a.stateOut[placeOf(i)] = m_state[i];
+  }
+
+ private:
+  static constexpr int kOwn = Shape::kOwn;
+  static constexpr int kGroup = kOwn > 2 ? 4 : 8;  // tokens in the making
+  static constexpr int kHalf = kGroup / 2;
+  static_assert(Shape::kTile % kGroup == 0 && Shape::kTile >= 2 * kGroup);
+
+  __device__ std::uint32_t stateOf(int i) const {
+    return m_lane * kOwn + i;
+  }
+  __device__ bool isReal(int i) const {
+    return m_channel < a.inner && stateOf(i) < a.states;
+  }
+  __device__ std::size_t placeOf(int i) const {
+    return std::size_t{m_channel / 16} * 16 * a.states + stateOf(i) * 16 + m_channel % 16;
+  }
+
+  /// Scans a tile, half a group at a time. While one half is scanned the other is made ready, and
+  /// its Δ is fetched a group earlier still: nobody waits for exponentials or for shared memory.
+  __device__ void scan(std::uint32_t tile) {
+    const std::uint32_t now = tile % Shape::kRing;
+    const std::uint32_t next = (tile + 1) % Shape::kRing;
+    float* outputs = m_tiles.outputs[tile % 2][m_lane] + m_column;
 #pragma unroll
-    for (int i = 0; i < SPL; ++i) {
-      const std::uint32_t n = m_lane * SPL + i;
-      if (n < a.states) to[placeOf(n)] = m_state[i];
+    for (int first = 0; first < Shape::kTile; first += kHalf) {
+      const int slot = first % kGroup;
+#pragma unroll
+      for (int t = 0; t < kHalf; ++t) outputs[(first + t) * Shape::kColumns] = advance(slot + t);
+#pragma unroll
+      for (int t = 0; t < kHalf; ++t) {
+        const int ready = first + t + kGroup;
+        const int fetched = ready + kGroup;
+        prepare(slot + t,
+                m_tiles.selected[ready < Shape::kTile ? now : next][ready % Shape::kTile]);
+        m_step[slot + t] =
+            m_tiles.steps[fetched < Shape::kTile ? now : next][fetched % Shape::kTile][m_column];
+      }
+    }
+  }
+
+  /// Takes the states over a token, and returns what they add to s C.
+  __device__ float advance(int t) {
+    float y = 0;
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {
+      m_state[i] = fmaf(m_kept[t][i], m_state[i], m_gained[t] * m_b[t][i]);
+      y = i == 0 ? m_state[i] * m_c[t][i] : fmaf(m_state[i], m_c[t][i], y);
+    }
+    return y;
+  }
+
+  /// Makes a token ready of which the step is here.
+  __device__ void prepare(int t, const float* selected) {
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) m_kept[t][i] = power2(m_step[t].x * m_rate[i]);
+    m_gained[t] = m_step[t].y;
+    load(selected + m_lane * kOwn, m_b[t]);
+    load(selected + Shape::kStates + m_lane * kOwn, m_c[t]);
+  }
+
+  __device__ static void load(const float* from, float (&to)[kOwn]) {
+    if constexpr (kOwn == 1)
+      to[0] = *from;
+    else if constexpr (kOwn == 2)
+      *reinterpret_cast<float2*>(to) = *reinterpret_cast<const float2*>(from);
+    else
+      *reinterpret_cast<float4*>(to) = *reinterpret_cast<const float4*>(from);
+  }
+
+  const ScanArguments<Value>& a;
+  Tiles& m_tiles;
+  std::uint32_t m_lane;
+  std::uint32_t m_column;
+  std::uint32_t m_channel;
+  float m_rate[kOwn];  // A · log2(e)
+  float m_state[kOwn];
+  float2 m_step[kGroup];
+  float m_kept[kGroup][kOwn];
+  float m_gained[kGroup];
+  float m_b[kGroup][kOwn];
+  float m_c[kGroup][kOwn];
+};
+
+/// A thread that keeps four channels of one token of every tile.
+template <class Value, class Shape>
+class TileKeeper {
+ public:
+  using Tiles = ScanTiles<Value, Shape>;
+
+ protected:
+  __device__ TileKeeper(const ScanArguments<Value>& a, Tiles& tiles, std::uint32_t index)
+      : a(a),
+        m_tiles(tiles),
+        m_index(index),
+        m_row(index / (Shape::kColumns / 4)),
+        m_column(index % (Shape::kColumns / 4) * 4),
+        m_channel(blockIdx.x * Shape::kColumns + m_column) {}
+
+  __device__ static float4 none() { return {0, 0, 0, 0}; }
+  __device__ float4 field(std::uint32_t f) const {
+    return m_channel < a.inner ? quadAt(a.channels + f * a.inner + m_channel) : none();
+  }
+  __device__ std::uint32_t tokenOf(std::uint32_t tile) const { return tile * Shape::kTile + m_row; }
+  __device__ bool isReal(std::uint32_t tile) const {
+    return tokenOf(tile) < a.tokens && m_channel < a.inner;
+  }
+
+  /// Starts to copy the thread's quad of rows of `stride` values.
+  __device__ void fetch(int kind, std::uint32_t tile, const Value* rows, std::uint32_t stride) {
+    if (isReal(tile))
+      copy(rows + std::size_t{tokenOf(tile)} * stride + m_channel,
+           &m_tiles.raw[kind][tile % Shape::kRing][m_index]);
+  }
+  __device__ float4 fetched(int kind, std::uint32_t tile) const {
+    return widened(m_tiles.raw[kind][tile % Shape::kRing][m_index]);
+  }
+  template <class From, class To>
+  __device__ static void copy(const From* from, To* to) {
+    __pipeline_memcpy_async(to, from, sizeof(Packed<From>));
+  }
+
+  const ScanArguments<Value>& a;
+  Tiles& m_tiles;
+  std::uint32_t m_index;
+  std::uint32_t m_row;
+  std::uint32_t m_column;
+  std::uint32_t m_channel;
+};
+
+/// Makes Δ and Δ u' for the carriers, and sees to it that B and C are there.
+template <class Value, class Shape>
+class TileMaker : TileKeeper<Value, Shape> {
+  using Keeper = TileKeeper<Value, Shape>;
+  using Keeper::a;
+  using Keeper::m_tiles;
+
+ public:
+  __device__ TileMaker(const ScanArguments<Value>& a, typename Keeper::Tiles& tiles)
+      : Keeper(a, tiles, threadIdx.x - Shape::kCarriers),
+        m_bias(this->field(kDtBias)),
+        m_selectedRow(this->m_index / kQuads),
+        m_selectedColumn(this->m_index % kQuads * 4) {}
+
+  __device__ void run(std::uint32_t tileCount) {
+    clearStates();
+    for (std::uint32_t tile = 0; tile < 3; ++tile) fetchTile(tile);
+    __pipeline_wait_prior(1);
+    prepare(0);
+    prepare(1);
+    m_tiles.meet();
+    for (std::uint32_t tile = 0; tile < tileCount; ++tile) {
+      fetchTile(tile + 3);
+      __pipeline_wait_prior(1);
+      prepare(tile + 2);
+      m_tiles.meet();
     }
   }
 
  private:
-  static constexpr std::uint32_t kStates = kSegmentLanes * SPL;
-  static constexpr int kGroup = 32 / SPL;  // tokens
-  static constexpr int kQuads = kSegmentTile * 2 * kStates / 4 / kSegmentThreads;
-  static_assert(kSegmentThreads * 8 == kSegmentTile * kSegmentChannels);
+  enum Kind : int { kDelta, kInput };
+  static constexpr std::uint32_t kQuads = Shape::kSelectedRow / 4;
 
-  /// What a thread holds of a tile: eight channels of one token, and its part of B and C.
-  struct Raw {
-    float4 input[2];
-    float4 delta[2];
-    float4 gate[2];
-    float4 selected[kQuads];
-  };
+  /// States that `selected` has: whole tiles of them, with zeros behind the real ones.
+  __device__ bool isSelected() const {
+    return m_selectedColumn % Shape::kStates < (a.states + 15) / 16 * 16;
+  }
+  static constexpr std::uint32_t kRowStep = Shape::kKeepers / kQuads;
 
-  struct Shared {
-    alignas(16) float2 steps[kSegmentTile][kSegmentChannels];  // Δ and Δ u'
-    alignas(16) float selected[kSegmentTile][2 * kStates];     // B, C
-    alignas(16) float outputs[kSegmentTile][kSegmentChannels + 4];
-  };
-  __device__ static Shared& shared() {
-    __shared__ Shared memory;
-    return memory;
+  /// B and C of states that are never fetched.
+  __device__ void clearStates() const {
+    if (isSelected()) return;
+    for (auto& tile : m_tiles.selected)
+      for (std::uint32_t row = m_selectedRow; row < Shape::kTile; row += kRowStep)
+        setQuad(&tile[row][m_selectedColumn], this->none());
   }
 
-  __device__ std::size_t placeOf(std::uint32_t n) const {
-    return std::size_t{m_channel / 16} * 16 * a.states + n * 16 + m_channel % 16;
+  __device__ void fetchTile(std::uint32_t tile) {
+    this->fetch(kDelta, tile, a.expanded, 2 * a.inner);
+    this->fetch(kInput, tile, a.convolved, a.inner);
+    if (isSelected()) fetchSelected(tile);
+    __pipeline_commit();
   }
 
-  /// The convolution's memory after the text: its last k - 1 inputs.
-  __device__ void remember() const {
-    const std::uint32_t memory = a.taps - 1;
-    const std::size_t offset = std::size_t{a.states} * a.inner + m_channel;
-    for (std::uint32_t i = 0; i < memory; ++i) {
-      const std::uint32_t at = a.tokens + i;
-      a.stateOut[offset + i * a.inner] =
-          at < memory
-              ? a.stateIn[offset + at * a.inner]
-              : static_cast<float>(m_expanded[std::size_t{at - memory} * 2 * a.inner + m_channel]) +
-                    a.channels[kInBiasU * a.inner + m_channel];
+  /// B and C; behind the last token those of the last, with which Δ = 0 does nothing.
+  __device__ void fetchSelected(std::uint32_t tile) const {
+    const std::uint32_t n = m_selectedColumn % Shape::kStates;
+    const float* from = a.selected + (n == m_selectedColumn ? a.bOffset : a.cOffset) + n;
+    auto& to = m_tiles.selected[tile % Shape::kRing];
+    for (std::uint32_t row = m_selectedRow; row < Shape::kTile; row += kRowStep) {
+      const std::uint32_t token = min(tile * Shape::kTile + row, a.tokens - 1);
+      this->copy(from + std::size_t{token} * a.selectedStride, &to[row][m_selectedColumn]);
     }
   }
 
-  __device__ float stateBefore(std::uint32_t n) const {
-    float s = a.stateIn[placeOf(n)];
-    const float rate = a.channels[(kConvWeights + a.taps + n) * a.inner + m_channel];
-    for (std::uint32_t g = 0; g < blockIdx.y; ++g) {
-      const float kept = power2(rate * a.sums[std::size_t{g} * a.inner + m_channel]);
-      s = fmaf(kept, s, a.ends[std::size_t{g} * a.states * a.inner + placeOf(n)]);
+  /// Tokens behind the last have Δ = 0 and change nothing.
+  __device__ void prepare(std::uint32_t tile) const {
+    float4 delta = this->none();
+    float4 gained = this->none();
+    if (this->isReal(tile)) {
+      delta = each(softplus, this->fetched(kDelta, tile) + m_bias);
+      gained = delta * this->fetched(kInput, tile);
     }
-    return s;
+    auto* steps =
+        reinterpret_cast<float4*>(&m_tiles.steps[tile % Shape::kRing][this->m_row][this->m_column]);
+    steps[0] = {delta.x, gained.x, delta.y, gained.y};
+    steps[1] = {delta.z, gained.z, delta.w, gained.w};
   }
 
-  __device__ void load(std::uint32_t first, Raw& raw) const {
-    const std::uint32_t token = first + threadIdx.x / kSegmentLanes;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const std::uint32_t channel = m_eighth + 4 * half;
-      raw.input[half] = raw.delta[half] = raw.gate[half] = {0, 0, 0, 0};
-      if (token >= m_last || channel >= a.inner) continue;
-      const std::size_t at = std::size_t{token} * a.inner + channel;
-      raw.input[half] = quadAt(m_convolved + at);
-      raw.delta[half] = quadAt(m_delta + at);
-      if (OUTPUT) raw.gate[half] = quadAt(m_expanded + at + std::size_t{token + 1} * a.inner);
-    }
-#pragma unroll
-    for (int i = 0; i < kQuads; ++i) {
-      const std::uint32_t at = (threadIdx.x + i * kSegmentThreads) * 4;
-      const std::uint32_t token = first + at / (2 * kStates);
-      const std::uint32_t n = at % kStates;
-      const bool isC = at % (2 * kStates) >= kStates;
-      const bool real = token < m_last && n < (a.states + 15) / 16 * 16 && (OUTPUT || !isC);
-      const float* row = a.selected + std::size_t{token} * a.selectedStride;
-      raw.selected[i] =
-          real ? *reinterpret_cast<const float4*>(row + (isC ? a.cOffset : a.bOffset) + n)
-               : float4{0, 0, 0, 0};
-    }
-  }
-
-  /// Lays a tile out for the scan. Tokens behind the last have Δ = 0 and change nothing.
-  __device__ void prepare(std::uint32_t first, const Raw& raw) const {
-    Shared& to = shared();
-    const std::uint32_t row = threadIdx.x / kSegmentLanes;
-    const bool real = first + row < m_last;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float4 delta = each(softplus, raw.delta[half] + m_dtBias[half]);
-      if (!real) delta = {0, 0, 0, 0};
-      const float4 gained = delta * raw.input[half];
-      auto* steps = reinterpret_cast<float4*>(&to.steps[row][m_lane * 8 + 4 * half]);
-      steps[0] = {delta.x, gained.x, delta.y, gained.y};
-      steps[1] = {delta.z, gained.z, delta.w, gained.w};
-    }
-#pragma unroll
-    for (int i = 0; i < kQuads; ++i)
-      reinterpret_cast<float4*>(to.selected)[threadIdx.x + i * kSegmentThreads] = raw.selected[i];
-  }
-
-  /// Tokens in groups, all loads of a group before its sums and its one store: a warp has to hide
-  /// its own latencies. Returns the sum of Δ.
-  __device__ float scanTile() {
-    Shared& tile = shared();
-    const std::uint32_t column = threadIdx.x / kSegmentLanes;
-    float deltas = 0;
-#pragma unroll 1
-    for (std::uint32_t t = 0; t < kSegmentTile; t += kGroup) {
-      float2 step[kGroup];
-      float b[kGroup][SPL];
-      float c[kGroup][SPL];
-#pragma unroll
-      for (int g = 0; g < kGroup; ++g) {
-        step[g] = tile.steps[t + g][column];
-#pragma unroll
-        for (int i = 0; i < SPL; i += 4) {
-          const float* row = tile.selected[t + g] + m_lane * SPL + i;
-          *reinterpret_cast<float4*>(b[g] + i) = *reinterpret_cast<const float4*>(row);
-          if (OUTPUT)
-            *reinterpret_cast<float4*>(c[g] + i) = *reinterpret_cast<const float4*>(row + kStates);
-        }
-      }
-      float y[kGroup];
-#pragma unroll
-      for (int g = 0; g < kGroup; ++g) {
-        y[g] = 0;
-        deltas += step[g].x;
-#pragma unroll
-        for (int i = 0; i < SPL; ++i) {
-          m_state[i] = fmaf(power2(step[g].x * m_rate[i]), m_state[i], step[g].y * b[g][i]);
-          if (OUTPUT) y[g] = fmaf(m_state[i], c[g][i], y[g]);
-        }
-      }
-      if (OUTPUT) keepOutputs(t, column, y);
-    }
-    return deltas;
-  }
-
-  /// Sums over a channel's lanes. Each round halves what a lane holds: it gives one half away and
-  /// adds what it gets to the other.
-  __device__ void keepOutputs(std::uint32_t first, std::uint32_t column, float (&y)[kGroup]) const {
-    static_assert(kGroup >= 2 && kSegmentLanes == 4);
-    const bool upper = m_lane & 2;
-    constexpr int kHalf = kGroup / 2;
-#pragma unroll
-    for (int g = 0; g < kHalf; ++g) {
-      const float got = __shfl_xor_sync(~0u, upper ? y[g] : y[g + kHalf], 2);
-      y[g] = (upper ? y[g + kHalf] : y[g]) + got;
-    }
-    const std::uint32_t token = first + (upper ? kHalf : 0);
-#pragma unroll
-    for (int g = 0; g < kHalf; ++g) y[g] += __shfl_xor_sync(~0u, y[g], 1);
-#pragma unroll
-    for (int g = 0; g < kHalf; ++g)
-      if (g % 2 == static_cast<int>(m_lane & 1)) shared().outputs[token + g][column] = y[g];
-  }
-
-  __device__ void write(std::uint32_t first, const Raw& raw) const {
-    const std::uint32_t row = threadIdx.x / kSegmentLanes;
-    if (first + row >= m_last) return;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const std::uint32_t channel = m_eighth + 4 * half;
-      if (channel >= a.inner) return;
-      const float4 y = quadAt(shared().outputs[row] + m_lane * 8 + 4 * half);
-      setQuad(m_delta + std::size_t{first + row} * a.inner + channel,
-              (y + m_skip[half] * raw.input[half]) * each(silu, raw.gate[half] + m_gateBias[half]));
-    }
-  }
-
-  const ScanArguments& a;
-  const Value* m_expanded;
-  const Value* m_convolved;
-  Value* m_delta;
-  std::uint32_t m_first;
-  std::uint32_t m_last;
-  std::uint32_t m_channel;
-  std::uint32_t m_lane;
-  std::uint32_t m_eighth;  ///< first of the channels it loads
-  float4 m_dtBias[2];
-  float4 m_skip[2];
-  float4 m_gateBias[2];
-  float m_rate[SPL];
-  float m_state[SPL];
+  float4 m_bias;
+  std::uint32_t m_selectedRow;
+  std::uint32_t m_selectedColumn;
 };
 
-template <class Value, int SPL, bool OUTPUT>
-__global__ void __launch_bounds__(kSegmentThreads, SPL > 4 ? 2 : 4)
-    scanKernel(const __grid_constant__ ScanArguments a, const Value* expanded,
-               const Value* convolved, Value* delta) {
-  Scan<Value, SPL, OUTPUT>(a, expanded, convolved, delta).run();
+/// Adds up and gates what the carriers leave.
+template <class Value, class Shape>
+class TileGate : TileKeeper<Value, Shape> {
+  using Keeper = TileKeeper<Value, Shape>;
+  using Keeper::a;
+  using Keeper::m_tiles;
+
+ public:
+  __device__ TileGate(const ScanArguments<Value>& a, typename Keeper::Tiles& tiles)
+      : Keeper(a, tiles, threadIdx.x - Shape::kCarriers - Shape::kKeepers),
+        m_skip(this->field(kSkip)),
+        m_bias(this->field(kInBiasZ)) {}
+
+  __device__ void run(std::uint32_t tileCount) {
+    fetchTile(0);
+    m_tiles.meet();
+    for (std::uint32_t tile = 0; tile < tileCount; ++tile) {
+      fetchTile(tile + 1);
+      __pipeline_wait_prior(2);
+      if (tile > 0) write(tile - 1);
+      m_tiles.meet();
+    }
+    __pipeline_wait_prior(0);
+    write(tileCount - 1);
+  }
+
+ private:
+  enum Kind : int { kGate = 2, kInput };
+
+  __device__ void fetchTile(std::uint32_t tile) {
+    this->fetch(kGate, tile, a.expanded + a.inner, 2 * a.inner);
+    this->fetch(kInput, tile, a.convolved, a.inner);
+    __pipeline_commit();
+  }
+
+  __device__ void write(std::uint32_t tile) const {
+    if (!this->isReal(tile)) return;
+    const int place = this->m_row * Shape::kColumns + this->m_column;
+    float4 y = quadAt(&m_tiles.outputs[tile % 2][0][place]);
+#pragma unroll
+    for (int lane = 1; lane < Shape::kLanes; ++lane)
+      y = y + quadAt(&m_tiles.outputs[tile % 2][lane][place]);
+    setQuad(a.convolved + std::size_t{this->tokenOf(tile)} * a.inner + this->m_channel,
+            (y + m_skip * this->fetched(kInput, tile)) *
+                each(silu, this->fetched(kGate, tile) + m_bias));
+  }
+
+  float4 m_skip;
+  float4 m_bias;
+};
+
+/// s_t = Ā s_{t-1} + Δ u' B, y = (s_t C + D u') SiLU(z): Shape::kColumns channels a block.
+template <class Value, class Shape>
+__global__ void __launch_bounds__(kMostScanThreads)
+    scanKernel(const __grid_constant__ ScanArguments<Value> a) {
+  extern __shared__ float4 memory[];
+  auto& tiles = *reinterpret_cast<ScanTiles<Value, Shape>*>(memory);
+  const std::uint32_t count = (a.tokens + Shape::kTile - 1) / Shape::kTile;
+  if (threadIdx.x < Shape::kCarriers)
+    StateCarrier<Value, Shape>(a, tiles).run(count);
+  else if (threadIdx.x < Shape::kCarriers + Shape::kKeepers)
+    TileMaker<Value, Shape>(a, tiles).run(count);
+  else
+    TileGate<Value, Shape>(a, tiles).run(count);
 }
 
 }  // namespace mb::cuda

@@ -3,6 +3,7 @@
 
 #include <cstring>
 #include <cuda_bf16.h>
+#include <type_traits>
 
 namespace mb::cuda {
 
@@ -21,13 +22,24 @@ __device__ inline void setPair(float* p, float2 v) {
   *reinterpret_cast<float2*>(p) = v;
 }
 
-__device__ inline float4 quadAt(const bf16* p) {
-  const uint2 packed = *reinterpret_cast<const uint2*>(p);
+/// Four values as they lie in memory.
+template <class Value>
+using Packed = std::conditional_t<sizeof(Value) == sizeof(bf16), uint2, float4>;
+
+template <class Value>
+__device__ inline Packed<Value> packedAt(const Value* p) {
+  return *reinterpret_cast<const Packed<Value>*>(p);
+}
+__device__ inline float4 widened(const uint2& packed) {
   return {__uint_as_float(packed.x << 16), __uint_as_float(packed.x & 0xffff0000u),
           __uint_as_float(packed.y << 16), __uint_as_float(packed.y & 0xffff0000u)};
 }
-__device__ inline float4 quadAt(const float* p) {
-  return *reinterpret_cast<const float4*>(p);
+__device__ inline float4 widened(const float4& packed) {
+  return packed;
+}
+template <class Value>
+__device__ inline float4 quadAt(const Value* p) {
+  return widened(packedAt(p));
 }
 __device__ inline void setQuad(bf16* p, const float4& v) {
   const __nv_bfloat162 pairs[2] = {__floats2bfloat162_rn(v.x, v.y),
@@ -48,6 +60,9 @@ __device__ inline float4 each(Operation operation, const float4& a) {
 template <class Operation>
 __device__ inline float4 each(Operation operation, const float4& a, const float4& b) {
   return {operation(a.x, b.x), operation(a.y, b.y), operation(a.z, b.z), operation(a.w, b.w)};
+}
+__device__ inline float sumOf(const float4& a) {
+  return (a.x + a.y) + (a.z + a.w);
 }
 __device__ inline float4 operator+(const float4& a, const float4& b) {
   return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};

@@ -268,7 +268,7 @@ class CudaTest : public QObject {
     QVERIFY(runner->maxRead() >= 256);
     Random random(5);
     const State start = randomState(*model, random);
-    for (const std::size_t count : {33u, 64u, 201u, 256u, 1500u}) {
+    for (const std::size_t count : {33u, 64u, 201u, 256u, 1500u, 4500u}) {
       if (count > runner->maxRead()) continue;
       const std::vector<Token> tokens = random.tokens(count, model->config().vocabSize);
       State expected = start;
