@@ -247,7 +247,8 @@ int train(Arguments& arguments) {
   Trainer trainer(layout,
                   start.from.empty() ? initialParameters(layout, arguments.options.seed)
                                      : readParameters(layout, Checkpoint(start.from)),
-                  text, arguments.options, pool);
+                  std::make_unique<TextSource>(text, start.config.vocabSize, arguments.options),
+                  arguments.options, pool);
   RunFolder folder(arguments, start.tokenizer);
   if (arguments.resume) trainer.resume(Trainer::newest(folder.checkpoint()));
   folder.describe({{"version", programVersion()},
@@ -306,6 +307,8 @@ Run addTrain(CLI::App& app) {
   number("--beta1", options.beta1, 0.999999, "Of AdamW");
   number("--beta2", options.beta2, 0.999999, "Of AdamW");
   number("--clip", options.clip, 1e9, "Largest norm of the gradient; 0 does not clip");
+  number("--ema", options.ema, 0.999999,
+         "What stays of the weights' moving average each step, which is then kept; 0 for none");
   number("--minutes", arguments->minutes, 1e6, "Stop after so long; 0 for no limit");
   command.add_option("--warm-up", options.warmUp, "Steps in which the learning rate rises")
       ->check(AtLeast(0))

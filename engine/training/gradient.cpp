@@ -376,6 +376,10 @@ Real Backprop<Real>::head(const Segment<Real>& segment, Real scale) {
                   {m_logits.data(), rows, vocabulary, vocabulary});
     for (std::size_t row = 0; row < rows; ++row) {
       Real* logits = m_logits.data() + row * vocabulary;
+      if (segment.targets[first + row] == kNoTarget) {
+        std::fill_n(logits, vocabulary, Real{0});
+        continue;
+      }
       const auto target = static_cast<std::size_t>(segment.targets[first + row]);
       const Real top = *std::max_element(logits, logits + vocabulary);
       const Real wanted = logits[target] - top;

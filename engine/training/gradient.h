@@ -16,10 +16,13 @@ namespace mb {
 template <class Real>
 std::vector<Real> emptyState(const ModelConfig& config);
 
+/// A target that does not count.
+inline constexpr Token kNoTarget = -1;
+
 template <class Real>
 struct Segment {
   TokenView inputs;
-  TokenView targets;                ///< what follows each input; as many
+  TokenView targets;                ///< what follows each input, or kNoTarget; as many
   std::span<const Real> stateIn;    ///< before the first input
   std::span<Real> stateOut;         ///< after the last; may be stateIn
   std::span<Real> gradient;         ///< added to; empty for the loss alone
@@ -37,7 +40,7 @@ class Backprop {
   Backprop(Backprop&& other) noexcept;
   ~Backprop();
 
-  /// The segment's loss: the sum over its tokens of -ln p(target), times `scale`. Adds its
+  /// The segment's loss: the sum over its targets of -ln p(target), times `scale`. Adds its
   /// derivative by every parameter to segment.gradient.
   Real run(std::span<const Real> parameters, const Segment<Real>& segment, Real scale);
 

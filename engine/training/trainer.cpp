@@ -18,7 +18,7 @@ namespace mb {
 namespace {
 
 constexpr const char* kStateFile = "trainer.bin";
-constexpr const char* kFormat = "mambabyte trainer 1";
+constexpr const char* kFormat = "mambabyte trainer 2";
 
 nlohmann::json describe(const TrainingOptions& o) {
   return {{"steps", o.steps},
@@ -35,11 +35,20 @@ nlohmann::json describe(const TrainingOptions& o) {
           {"epsilon", o.epsilon},
           {"clip", o.clip},
           {"carry_state", o.carryState},
+          {"ema", o.ema},
           {"seed", o.seed}};
 }
 
 void expect(bool holds, const char* what, const std::string& expected, const std::string& found) {
   if (!holds) throw RequestError(std::string(what) + ": expected " + expected + ", found " + found);
+}
+
+std::size_t countTargets(std::span<const Lesson> lessons) {
+  std::size_t count = 0;
+  for (const Lesson& lesson : lessons)
+    count += lesson.targets.size() -
+             static_cast<std::size_t>(std::ranges::count(lesson.targets, kNoTarget));
+  return count;
 }
 
 /// Takes values out of a file one after the other.
@@ -102,6 +111,7 @@ void checkOptions(const TrainingOptions& o) {
   between("beta2", o.beta2, 0, 0.999999);
   between("epsilon", o.epsilon, 0, 1);
   between("clipping norm", o.clip, 0, 1e9);
+  between("share of the moving average that stays", o.ema, 0, 0.999999);
 }
 
 double learningRateAt(const TrainingOptions& o, std::uint64_t step) {
@@ -115,10 +125,11 @@ double learningRateAt(const TrainingOptions& o, std::uint64_t step) {
   return o.learningRate * (o.finalShare + (1 - o.finalShare) * share);
 }
 
-Trainer::Trainer(const ParameterLayout& layout, std::vector<float> parameters, TokenView text,
-                 const TrainingOptions& options, cpu::ThreadPool& pool)
+Trainer::Trainer(const ParameterLayout& layout, std::vector<float> parameters,
+                 std::unique_ptr<const DataSource> source, const TrainingOptions& options,
+                 cpu::ThreadPool& pool)
     : m_layout(layout),
-      m_text(text),
+      m_source(std::move(source)),
       m_options(options),
       m_pool(pool),
       m_parameters(std::move(parameters)),
@@ -126,17 +137,12 @@ Trainer::Trainer(const ParameterLayout& layout, std::vector<float> parameters, T
       m_squares(layout.size()),
       m_streams(options.streams) {
   checkOptions(options);
-  expect(text.size() > options.segment, "text to train on",
-         "at least " + std::to_string(options.segment + 1) + " tokens, a segment and what follows",
-         std::to_string(text.size()));
-  const auto vocabulary = static_cast<Token>(layout.config().vocabSize);
-  for (const Token token : text)
-    expect(token >= 0 && token < vocabulary, "token of the text",
-           "one below the vocabulary's " + std::to_string(vocabulary), std::to_string(token));
+  if (options.ema > 0) m_average = m_parameters;
   openblas_set_num_threads(1);  // streams are what threads share
+  m_lessons.resize(options.streams * options.accumulate);
   for (std::size_t i = 0; i < m_streams.size(); ++i) {
     m_streams[i].state = emptyState<float>(layout.config());
-    m_streams[i].position = i * (text.size() - 1) / m_streams.size();
+    m_streams[i].place = m_source->firstPlace(i);
   }
   const std::size_t members = std::min(pool.size(), options.streams);
   for (std::size_t i = 0; i < members; ++i) {
@@ -145,51 +151,41 @@ Trainer::Trainer(const ParameterLayout& layout, std::vector<float> parameters, T
   }
 }
 
-/// Puts a stream where its next segment begins; `index` counts the segments of the run.
-void Trainer::place(Stream& stream, std::uint64_t index) const {
-  const std::uint64_t places = m_text.size() - m_options.segment;
-  if (!m_options.carryState) {
-    stream.position = mix(m_options.seed, index) % places;
-  } else if (stream.position < places) {
-    return;
-  } else {  // not always at the beginning: the last bytes, too few for a segment, get their turn
-    stream.position =
-        mix(m_options.seed, index) % std::min<std::uint64_t>(places, m_options.segment);
-  }
-  std::ranges::fill(stream.state, 0.0f);
+/// Sets the step's lessons: those of the first stream, then those of the next.
+void Trainer::prepare(std::vector<Stream>& streams) {
+  for (std::size_t i = 0; i < m_lessons.size(); ++i)
+    m_source->next(streams[i / m_options.accumulate].place, m_step * m_lessons.size() + i,
+                   m_lessons[i]);
 }
 
-/// Loss of a stream's next segment in bits, times its tokens' weight; adds to the member's
+/// Loss of a stream's lesson in bits, each target's weighed with `scale`; adds to the member's
 /// gradient.
-double Trainer::run(Stream& stream, std::size_t member, float scale) {
-  const TokenView inputs = m_text.subspan(stream.position, m_options.segment);
-  const TokenView targets = m_text.subspan(stream.position + 1, m_options.segment);
+double Trainer::run(Stream& stream, const Lesson& lesson, std::size_t member, float scale) {
+  if (lesson.beginsAnew) std::ranges::fill(stream.state, 0.0f);
   const float loss = m_backprops[member].run(m_parameters,
-                                             {.inputs = inputs,
-                                              .targets = targets,
+                                             {.inputs = lesson.inputs,
+                                              .targets = lesson.targets,
                                               .stateIn = stream.state,
                                               .stateOut = stream.state,
                                               .gradient = m_gradients[member]},
                                              scale);
-  stream.position += m_options.segment;
   return static_cast<double>(loss) / std::numbers::ln2;
 }
 
 TrainingStep Trainer::step(std::stop_token stop) {
   std::vector<Stream> streams = m_streams;  // as they were, should the step not come to its end
+  prepare(streams);
   const std::size_t members = m_backprops.size();
   std::vector<double> bits(members);
   for (auto& gradient : m_gradients) std::ranges::fill(gradient, 0.0f);
-  const auto perStep = static_cast<std::uint64_t>(m_options.streams * m_options.accumulate);
-  const float scale = 1 / static_cast<float>(perStep * m_options.segment);
+  const float scale = 1 / static_cast<float>(std::max<std::size_t>(1, countTargets(m_lessons)));
   m_pool.run([&](std::size_t member) {
     if (member >= members) return;
     const cpu::Range own = cpu::share(m_options.streams, member, members);
     for (std::size_t i = own.begin; i < own.end; ++i) {
       for (std::size_t part = 0; part < m_options.accumulate; ++part) {
         if (stop.stop_requested()) return;
-        place(streams[i], m_step * perStep + i * m_options.accumulate + part);
-        bits[member] += run(streams[i], member, scale);
+        bits[member] += run(streams[i], m_lessons[i * m_options.accumulate + part], member, scale);
       }
     }
   });
@@ -205,7 +201,8 @@ TrainingStep Trainer::step(std::stop_token stop) {
   update(done.learningRate, clips ? m_options.clip / done.gradientNorm : 1);
   m_streams = std::move(streams);
   done.step = ++m_step;
-  done.tokens = m_step * perStep * m_options.segment;
+  for (const Lesson& lesson : m_lessons) m_tokens += lesson.inputs.size();
+  done.tokens = m_tokens;
   return done;
 }
 
@@ -235,6 +232,7 @@ void Trainer::update(double learningRate, double factor) {
   const auto beta2 = static_cast<float>(m_options.beta2);
   const auto epsilon = static_cast<float>(m_options.epsilon);
   const auto clip = static_cast<float>(factor);
+  const auto stays = static_cast<float>(std::min(m_options.ema, count / (count + 9)));
   const auto& parameters = m_layout.parameters();
   m_pool.run([&](std::size_t member) {
     const cpu::Range own = cpu::share(parameters.size(), member, m_pool.size());
@@ -249,6 +247,9 @@ void Trainer::update(double learningRate, double factor) {
         m_parameters[i] = keep * m_parameters[i] -
                           rate * m_momentum[i] / (std::sqrt(m_squares[i] * correction) + epsilon);
       }
+      if (m_average.empty()) continue;
+      for (std::size_t i = parameter.offset; i < parameter.offset + parameter.size; ++i)
+        m_average[i] = stays * m_average[i] + (1 - stays) * m_parameters[i];
     }
   });
 }
@@ -261,7 +262,7 @@ double Trainer::validate(TokenView text, std::stop_token stop) {
   for (std::size_t first = 0; first + 1 < text.size(); first += m_options.segment) {
     if (stop.stop_requested()) throw Stopped();
     const std::size_t count = std::min(m_options.segment, text.size() - 1 - first);
-    nats += static_cast<double>(m_backprops[0].run(m_parameters,
+    nats += static_cast<double>(m_backprops[0].run(kept(),
                                                    {.inputs = text.subspan(first, count),
                                                     .targets = text.subspan(first + 1, count),
                                                     .stateIn = state,
@@ -270,12 +271,6 @@ double Trainer::validate(TokenView text, std::stop_token stop) {
                                                    1));
   }
   return nats / std::numbers::ln2 / static_cast<double>(text.size() - 1);
-}
-
-std::uint64_t Trainer::textHash() const {
-  std::uint64_t hash = m_text.size();
-  for (const Token token : m_text) hash = mix(hash, static_cast<std::uint64_t>(token));
-  return hash;
 }
 
 /// A new folder takes the old one's place, which is moved aside until then.
@@ -296,20 +291,21 @@ void Trainer::save(const std::filesystem::path& folder) const {
 
 /// The file that says that a checkpoint is complete comes last.
 void Trainer::write(const std::filesystem::path& folder) const {
-  writeModel(folder, m_layout, m_parameters);
+  writeModel(folder, m_layout, kept());
   const std::string head = nlohmann::json({{"format", kFormat},
                                            {"options", describe(m_options)},
-                                           {"text", textHash()},
+                                           {"data", m_source->hash()},
                                            {"threads", m_backprops.size()}})
                                .dump();
-  std::vector<std::uint64_t> numbers{m_step};
-  for (const Stream& stream : m_streams) numbers.push_back(stream.position);
+  std::vector<std::uint64_t> numbers{m_step, m_tokens};
+  for (const Stream& stream : m_streams) numbers.push_back(stream.place);
   const std::uint64_t length = head.size();
   std::vector<std::span<const std::byte>> parts = {
       std::as_bytes(std::span(&length, 1)), std::as_bytes(std::span(head)),
       std::as_bytes(std::span(numbers)), std::as_bytes(std::span(m_momentum)),
       std::as_bytes(std::span(m_squares))};
   for (const Stream& stream : m_streams) parts.push_back(std::as_bytes(std::span(stream.state)));
+  if (!m_average.empty()) parts.push_back(std::as_bytes(std::span(m_parameters)));
   writeFileAtomically(folder / kStateFile, parts);
 }
 
@@ -335,19 +331,28 @@ void Trainer::resume(const std::filesystem::path& folder) {
   };
   same("format", kFormat);
   same("options", describe(m_options));
-  same("text", textHash());
+  same("data", m_source->hash());
   same("threads", m_backprops.size());
   const std::uint64_t step = reader.number();
+  const std::uint64_t tokens = reader.number();
   std::vector<Stream> streams = m_streams;
-  for (Stream& stream : streams) stream.position = reader.number();
+  for (Stream& stream : streams) stream.place = reader.number();
   std::vector<float> momentum(m_layout.size());
   std::vector<float> squares(m_layout.size());
   reader.values(momentum);
   reader.values(squares);
   for (Stream& stream : streams) reader.values(stream.state);
+  std::vector<float> parameters = readParameters(m_layout, checkpoint);
+  std::vector<float> average;
+  if (!m_average.empty()) {
+    average = parameters;
+    reader.values(parameters);
+  }
   reader.end();
-  m_parameters = readParameters(m_layout, checkpoint);
+  m_average = std::move(average);
+  m_parameters = std::move(parameters);
   m_step = step;
+  m_tokens = tokens;
   m_streams = std::move(streams);
   m_momentum = std::move(momentum);
   m_squares = std::move(squares);

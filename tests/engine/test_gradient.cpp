@@ -33,11 +33,14 @@ ModelConfig tinyConfig(bool tied, bool convBias) {
 struct Text {
   Text(const ModelConfig& config, std::size_t size, std::uint32_t seed) {
     Random random(seed);
-    tokens = random.tokens(size + 1, config.vocabSize);
+    const std::vector<Token> tokens = random.tokens(size + 1, config.vocabSize);
+    inputs.assign(tokens.begin(), tokens.end() - 1);
+    targets.assign(tokens.begin() + 1, tokens.end());
     state = emptyState<double>(config);
     for (double& value : state) value = 0.6 * (double(random.below(2001)) / 1000 - 1);
   }
-  std::vector<Token> tokens;
+  std::vector<Token> inputs;
+  std::vector<Token> targets;
   std::vector<double> state;
 };
 
@@ -52,11 +55,10 @@ std::vector<double> weightsOf(const ParameterLayout& layout) {
 
 double lossOf(Backprop<double>& backprop, const std::vector<double>& weights, const Text& text,
               double scale, std::span<double> gradient = {}, std::span<double> stateGradient = {}) {
-  const TokenView tokens(text.tokens);
   std::vector<double> stateOut(text.state.size());
   return backprop.run(weights,
-                      {.inputs = tokens.first(tokens.size() - 1),
-                       .targets = tokens.subspan(1),
+                      {.inputs = text.inputs,
+                       .targets = text.targets,
                        .stateIn = text.state,
                        .stateOut = stateOut,
                        .gradient = gradient,
@@ -74,20 +76,25 @@ class GradientTest : public QObject {
     QTest::addColumn<bool>("tied");
     QTest::addColumn<bool>("convBias");
     QTest::addColumn<int>("tokens");
-    QTest::newRow("one token") << true << true << 1;
-    QTest::newRow("fewer than taps") << false << true << 2;
-    QTest::newRow("tied") << true << true << 9;
-    QTest::newRow("with a head of its own, no bias") << false << false << 9;
-    QTest::newRow("across kept states") << true << true << 70;
+    QTest::addColumn<int>("counts");  // every how many-th target
+    QTest::newRow("one token") << true << true << 1 << 1;
+    QTest::newRow("fewer than taps") << false << true << 2 << 1;
+    QTest::newRow("tied") << true << true << 9 << 1;
+    QTest::newRow("with a head of its own, no bias") << false << false << 9 << 1;
+    QTest::newRow("across kept states") << true << true << 70 << 1;
+    QTest::newRow("some targets do not count") << false << true << 70 << 3;
   }
   void agreesWithFiniteDifferences() {
     QFETCH(bool, tied);
     QFETCH(bool, convBias);
     QFETCH(int, tokens);
+    QFETCH(int, counts);
     const ParameterLayout layout(tinyConfig(tied, convBias));
     Backprop<double> backprop(layout);
     std::vector<double> weights = weightsOf(layout);
     Text text(layout.config(), std::size_t(tokens), 5);
+    for (std::size_t i = 0; i < text.targets.size(); ++i)
+      if ((i + 1) % std::size_t(counts) != 0) text.targets[i] = kNoTarget;
     constexpr double kScale = 0.25;
     std::vector<double> gradient(layout.size());
     std::vector<double> stateGradient(text.state.size());
@@ -184,8 +191,8 @@ class GradientTest : public QObject {
     double loss = 0;
     for (std::size_t first = 0; first < 1024; first += 256)
       loss += backprop.run(weights,
-                           {.inputs = TokenView(text.tokens).subspan(first, 256),
-                            .targets = TokenView(text.tokens).subspan(first + 1, 256),
+                           {.inputs = TokenView(text.inputs).subspan(first, 256),
+                            .targets = TokenView(text.targets).subspan(first, 256),
                             .stateIn = state,
                             .stateOut = state,
                             .gradient = truncated},
