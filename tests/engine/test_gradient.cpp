@@ -2,11 +2,14 @@
 // against one another.
 #include <QtTest>
 #include <cmath>
+#include <nlohmann/json.hpp>
 
+#include "engine/checkpoint/safetensors.h"
 #include "engine/error.h"
 #include "engine/training/gradient.h"
 #include "tests/support/model_files.h"
 #include "tests/support/random_values.h"
+#include "tests/support/test_models.h"
 #include "tests/support/thrown.h"
 
 using namespace mb;
@@ -131,6 +134,39 @@ class GradientTest : public QObject {
       QVERIFY2(
           agree(stateGradient[i], expected),
           qPrintable(QString("state %1: %2, not %3").arg(i).arg(stateGradient[i]).arg(expected)));
+    }
+  }
+
+  /// Goldens are rounded to float32: 2^-24 of each value.
+  void agreesWithAutogradOfPyTorch_data() {
+    QTest::addColumn<QString>("name");
+    for (const char* name : {"tied", "own-head", "deep"}) QTest::newRow(name) << name;
+  }
+  void agreesWithAutogradOfPyTorch() {
+    QFETCH(QString, name);
+    const auto folder = std::filesystem::path(MB_TEST_DATA) / "gradients" / name.toStdString();
+    const Checkpoint checkpoint(folder);
+    const ParameterLayout layout(checkpoint.config());
+    const auto expected = nlohmann::json::parse(readFile(folder / "expected.json"));
+    const auto tokens = expected.at("tokens").get<std::vector<Token>>();
+    Text text(layout.config(), 0, 0);
+    text.inputs.assign(tokens.begin(), tokens.end() - 1);
+    text.targets.assign(tokens.begin() + 1, tokens.end());
+    std::ranges::fill(text.state, 0);
+    Backprop<double> backprop(layout);
+    std::vector<double> gradient(layout.size());
+    const double loss =
+        lossOf(backprop, widen(readParameters(layout, checkpoint)), text, 1, gradient);
+    const double expectedLoss = expected.at("loss_nats");
+    QVERIFY(std::abs(loss - expectedLoss) < 1e-7 * expectedLoss);
+    const auto goldens = readSafetensors(folder / "gradient.safetensors");
+    QCOMPARE(goldens.size(), layout.parameters().size());
+    for (const Parameter& parameter : layout.parameters()) {
+      std::vector<float> golden(parameter.size);
+      goldens.at(parameter.name).read(0, golden);
+      const auto found = std::span(gradient).subspan(parameter.offset, parameter.size);
+      const double error = relativeError(found, golden);
+      QVERIFY2(error < 1e-6, qPrintable(QString("%1: %2").arg(parameter.name.c_str()).arg(error)));
     }
   }
 
