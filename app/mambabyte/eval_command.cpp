@@ -1,4 +1,4 @@
-// mambabyte eval: bits per byte and word perplexity of a file.
+// mambabyte eval: bits per byte and word perplexity of a file, or accuracy at a recipe.
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -6,6 +6,7 @@
 #include "engine/checkpoint/mapped_file.h"
 #include "engine/error.h"
 #include "engine/evaluation/evaluation.h"
+#include "engine/evaluation/recipe_accuracy.h"
 #include "engine/export/run_export.h"
 
 namespace mb::cli {
@@ -17,6 +18,10 @@ struct Arguments {
   std::string file;
   std::uint64_t offset = 0;
   std::uint64_t bytes = 0;
+  const Recipe* recipe = nullptr;  ///< instead of a file
+  std::vector<std::size_t> lengths;
+  std::size_t examples = 100;
+  std::uint64_t seed = 0;
   std::string json;
   DeviceArguments device;
 };
@@ -71,22 +76,68 @@ int evaluateFile(const Arguments& arguments) {
   return 0;
 }
 
+int examine(const Arguments& arguments) {
+  const std::stop_token stop = interruption();
+  const Recipe& recipe = *arguments.recipe;
+  ModelLoader loader(arguments.device.options());
+  const auto model = loader.open(modelFolder(arguments.model, "books"), stop);
+  sayWhenGivenUp(loader);
+  nlohmann::json lengths = nlohmann::json::array();
+  for (const std::size_t length :
+       arguments.lengths.empty() ? recipe.testLengths : arguments.lengths) {
+    Progress progress("read", "tokens");
+    const Accuracy accuracy = measureAccuracy(
+        *model, recipe, length, arguments.examples, arguments.seed,
+        [&](std::uint64_t done, std::uint64_t total) { progress.show(done, total); }, stop);
+    std::printf("accuracy_%zu %.5f\n", length, accuracy.share());
+    std::fflush(stdout);
+    lengths.push_back({{"length", length}, {"asked", accuracy.asked}, {"right", accuracy.right}});
+  }
+  writeJson(arguments.json, {{"recipe", recipe.name},
+                             {"accuracy", lengths},
+                             {"manifest",
+                              {{"version", programVersion()},
+                               {"model", describeModel(described(*model))},
+                               {"examples", arguments.examples},
+                               {"seed", arguments.seed}}}});
+  return 0;
+}
+
 }  // namespace
 
 Run addEval(CLI::App& app) {
   const auto arguments = std::make_shared<Arguments>();
   CLI::App& command = *app.add_subcommand(
-      "eval", "Bits per byte of a file, the state carried through; its first byte is not scored");
+      "eval",
+      "Bits per byte of a file, the state carried through; its first byte is not scored. Or "
+      "accuracy at a recipe of train");
   command.add_option("--model", arguments->model, "Model folder; default the bundled model");
-  command.add_option("--file", arguments->file, "File to score")->required();
+  CLI::App& data = *command.add_option_group("data")->require_option(1);
+  auto* file = data.add_option("--file", arguments->file, "File to score");
+  auto* recipe =
+      addRecipeOption(data, "Recipe to measure accuracy at",
+                      [arguments](const Recipe& chosen) { arguments->recipe = &chosen; });
+  command.add_option("--length", arguments->lengths, "Of an example; default those of the paper")
+      ->check(AtLeast(1))
+      ->needs(recipe);
+  command.add_option("--examples", arguments->examples, "Examples of each length")
+      ->check(AtLeast(1))
+      ->needs(recipe)
+      ->capture_default_str();
+  command.add_option("--seed", arguments->seed, "Of the examples, which differ from train's")
+      ->check(AtLeast(0))
+      ->needs(recipe)
+      ->capture_default_str();
   command.add_option("--offset", arguments->offset, "First byte of the range")
+      ->needs(file)
       ->check(AtLeast(0))
       ->capture_default_str();
   command.add_option("--bytes", arguments->bytes, "Length of the range; default to the end")
+      ->needs(file)
       ->check(AtLeast(1));
   command.add_option("--json", arguments->json, "File for the result and its manifest");
   arguments->device.addTo(command);
-  return [arguments] { return evaluateFile(*arguments); };
+  return [arguments] { return arguments->recipe ? examine(*arguments) : evaluateFile(*arguments); };
 }
 
 }  // namespace mb::cli

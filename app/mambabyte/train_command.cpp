@@ -6,11 +6,13 @@
 #include "app/mambabyte/command.h"
 #include "engine/checkpoint/mapped_file.h"
 #include "engine/error.h"
+#include "engine/evaluation/recipe_accuracy.h"
 #include "engine/export/run_export.h"
 #include "engine/file_io.h"
 #include "engine/model/random_weights.h"
 #include "engine/text_file.h"
 #include "engine/tokenizer/tokenizer.h"
+#include "engine/training/recipe.h"
 #include "engine/training/trainer.h"
 
 namespace mb::cli {
@@ -21,6 +23,7 @@ using Clock = std::chrono::steady_clock;
 
 struct Arguments {
   std::vector<std::string> files;
+  const Recipe* recipe = nullptr;  ///< instead of files
   std::string validation;
   std::string out;
   std::string model;
@@ -34,6 +37,7 @@ struct Arguments {
   std::uint64_t checkpointEvery = 100;
   std::uint64_t validateEvery = 100;
   std::size_t validationTokens = 65536;
+  std::size_t examples = 100;
   std::size_t threads = 0;
   bool forget = false;
   bool resume = false;
@@ -76,14 +80,15 @@ Start startOf(const Arguments& arguments) {
     start.from = arguments.model;
     if (start.tokenizer.empty()) start.tokenizer = checkpoint.tokenizerFile();
   } else {
-    start.config = *namedShape(arguments.shape);
+    start.config = arguments.recipe ? arguments.recipe->config : *namedShape(arguments.shape);
     if (arguments.width > 0) {
       start.config.dModel = arguments.width;
       start.config.dInner = 2 * arguments.width;
       start.config.dtRank = (arguments.width + 15) / 16;
     }
     if (arguments.layers > 0) start.config.layers = arguments.layers;
-    start.config.vocabSize = start.tokenizer.empty() ? kByteVocabulary : 0;  // or its tokenizer's
+    if (!arguments.recipe)  // else its tokenizer's
+      start.config.vocabSize = start.tokenizer.empty() ? kByteVocabulary : 0;
   }
   if (start.config.isByteLevel()) start.tokenizer.clear();
   return start;
@@ -100,6 +105,15 @@ std::unique_ptr<const Tokenizer> tokenizerOf(Start& start) {
     throw RequestError("the tokenizer has " + std::to_string(tokenizer->vocabularySize()) +
                        " tokens, the model only " + std::to_string(start.config.vocabSize));
   return tokenizer;
+}
+
+/// What is trained on. The text must outlive it.
+std::unique_ptr<const DataSource> sourceOf(const Arguments& arguments, const ModelConfig& config,
+                                           TokenView text) {
+  if (!arguments.recipe)
+    return std::make_unique<TextSource>(text, config.vocabSize, arguments.options);
+  expectVocabulary(config, *arguments.recipe);
+  return std::make_unique<RecipeSource>(*arguments.recipe, arguments.options);
 }
 
 /// The folder of a run: how it was started, a line for every step, and the newest checkpoint.
@@ -177,6 +191,7 @@ class Training {
     std::printf("steps %llu\nbits_per_token %.5f\n",
                 static_cast<unsigned long long>(m_trainer.steps()), m_last.bits);
     if (!m_validation.empty()) std::printf("validation_bits_per_token %.5f\n", m_validationBits);
+    if (m_arguments.recipe) std::printf("accuracy %.5f\n", m_accuracy);
     std::printf("model %s\n", m_folder.checkpoint().c_str());
   }
 
@@ -209,12 +224,27 @@ class Training {
   }
 
   void validate(std::stop_token stop) {
-    if (m_validation.empty() || m_validated == m_trainer.steps()) return;
+    if (m_validated == m_trainer.steps()) return;
     m_validated = m_trainer.steps();
+    if (m_arguments.recipe) examine(stop);
+    if (m_validation.empty()) return;
     m_validationBits = m_trainer.validate(m_validation, stop);
     m_folder.log({{"step", m_trainer.steps()}, {"validation_bits_per_token", m_validationBits}});
     std::fprintf(stderr, "validation after step %llu: %.4f bits a token\n",
                  static_cast<unsigned long long>(m_trainer.steps()), m_validationBits);
+  }
+
+  /// Accuracy of the weights so far, read from their checkpoint as any model is.
+  void examine(std::stop_token stop) {
+    m_folder.save(m_trainer);
+    ModelLoader loader({.precision = WeightPrecision::Float32, .threads = m_arguments.threads});
+    const auto model = loader.open(m_folder.checkpoint(), stop);
+    m_accuracy = measureAccuracy(*model, *m_arguments.recipe, m_arguments.options.segment,
+                                 m_arguments.examples, m_arguments.options.seed, {}, stop)
+                     .share();
+    m_folder.log({{"step", m_trainer.steps()}, {"accuracy", m_accuracy}});
+    std::fprintf(stderr, "accuracy after step %llu: %.4f\n",
+                 static_cast<unsigned long long>(m_trainer.steps()), m_accuracy);
   }
 
   const Arguments& m_arguments;
@@ -224,6 +254,7 @@ class Training {
   Clock::time_point m_start = Clock::now();
   TrainingStep m_last;
   double m_validationBits = 0;
+  double m_accuracy = 0;
   double m_reported = -1;
   std::uint64_t m_validated = ~std::uint64_t{0};
 };
@@ -231,9 +262,10 @@ class Training {
 int train(Arguments& arguments) {
   const std::stop_token stop = interruption();
   arguments.options.schedule = arguments.schedule == "linear" ? Schedule::Linear : Schedule::Cosine;
-  arguments.options.carryState = !arguments.forget;
+  arguments.options.carryState = !arguments.forget && !arguments.recipe;
   Start start = startOf(arguments);
-  const std::unique_ptr<const Tokenizer> tokenizer = tokenizerOf(start);
+  const std::unique_ptr<const Tokenizer> tokenizer =
+      arguments.recipe ? nullptr : tokenizerOf(start);
   const std::vector<Token> text = readTokens(arguments.files, tokenizer.get(), stop);
   std::vector<Token> validation;
   if (!arguments.validation.empty())
@@ -247,12 +279,12 @@ int train(Arguments& arguments) {
   Trainer trainer(layout,
                   start.from.empty() ? initialParameters(layout, arguments.options.seed)
                                      : readParameters(layout, Checkpoint(start.from)),
-                  std::make_unique<TextSource>(text, start.config.vocabSize, arguments.options),
-                  arguments.options, pool);
+                  sourceOf(arguments, start.config, text), arguments.options, pool);
   RunFolder folder(arguments, start.tokenizer);
   if (arguments.resume) trainer.resume(Trainer::newest(folder.checkpoint()));
   folder.describe({{"version", programVersion()},
                    {"files", arguments.files},
+                   {"recipe", arguments.recipe ? arguments.recipe->name : ""},
                    {"validation", arguments.validation},
                    {"model", arguments.model},
                    {"parameters", layout.size()},
@@ -270,16 +302,22 @@ Run addTrain(CLI::App& app) {
   const auto arguments = std::make_shared<Arguments>();
   TrainingOptions& options = arguments->options;
   CLI::App& command = *app.add_subcommand("train", "Train a model on texts, on the CPU");
-  command
-      .add_option("--file", arguments->files,
-                  "Text to train on, also .xz or .zst; several are joined")
-      ->required();
-  command.add_option("--validation", arguments->validation, "Text to validate with");
+  CLI::App& data = *command.add_option_group("data")->require_option(1);
+  data.add_option("--file", arguments->files,
+                  "Text to train on, also .xz or .zst; several are joined");
+  auto* recipe = addRecipeOption(data, "A task of the Mamba paper to train on; sets its defaults",
+                                 [arguments](const Recipe& chosen) {
+                                   arguments->recipe = &chosen;
+                                   arguments->options = chosen.options;
+                                 });
+  command.add_option("--validation", arguments->validation, "Text to validate with")
+      ->excludes(recipe);
   command.add_option("--out", arguments->out, "Folder of the run")->required();
   auto* model = command.add_option("--model", arguments->model, "Model folder to go on from");
   command.add_option("--shape", arguments->shape, "Shape of a new model")
       ->check(CLI::IsMember({"4M", "14M", "130M", "353M", "972M", "1.6B"}))
       ->excludes(model)
+      ->excludes(recipe)
       ->capture_default_str();
   command.add_option("--width", arguments->width, "d of a new model, in place of the shape's")
       ->check(CLI::Range(2, 16384))
@@ -287,17 +325,19 @@ Run addTrain(CLI::App& app) {
   command.add_option("--layers", arguments->layers, "L of a new model")
       ->check(CLI::Range(1, 1024))
       ->excludes(model);
-  command.add_option("--tokenizer", arguments->tokenizer, "tokenizer.json of a subword model");
+  command.add_option("--tokenizer", arguments->tokenizer, "tokenizer.json of a subword model")
+      ->excludes(recipe);
   const auto count = [&](const char* name, auto& value, const char* what) {
     command.add_option(name, value, what)->check(AtLeast(1))->capture_default_str();
   };
   count("--steps", options.steps, "Steps of the optimiser");
-  count("--segment", options.segment, "Tokens of a stream in a step");
+  count("--segment", options.segment, "Tokens of a stream in a step, or length of an example");
   count("--streams", options.streams, "Places of the text that are read side by side");
   count("--accumulate", options.accumulate, "Segments of each stream in a step");
   count("--checkpoint-every", arguments->checkpointEvery, "Steps from one to the next");
   count("--validate-every", arguments->validateEvery, "Steps from one to the next");
   count("--validation-tokens", arguments->validationTokens, "Most that are validated with");
+  count("--examples", arguments->examples, "Of a recipe, to measure accuracy with");
   const auto number = [&](const char* name, double& value, double most, const char* what) {
     command.add_option(name, value, what)->check(Between(0.0, most))->capture_default_str();
   };

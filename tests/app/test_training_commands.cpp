@@ -1,0 +1,116 @@
+// Training from the command line beyond texts: recipes, moving averages.
+#include <QtTest>
+#include <nlohmann/json.hpp>
+
+#include "tests/support/program.h"
+#include "tests/support/test_models.h"
+
+using namespace mb;
+using namespace mb::test;
+using nlohmann::json;
+
+namespace {
+
+/// A run of a recipe that takes no time.
+QStringList shortRun(const char* recipe, const std::filesystem::path& out, const char* steps) {
+  return {"train", "--recipe",         recipe, "--segment", "24",      "--streams",
+          "2",     "--width",          "16",   "--layers",  "1",       "--steps",
+          steps,   "--examples",       "10",   "--out",     path(out), "--checkpoint-every",
+          "1000",  "--validate-every", "1000"};
+}
+
+json parsed(const std::filesystem::path& file) {
+  return json::parse(readFile(file), nullptr, false);
+}
+
+}  // namespace
+
+class TrainingCommandsTest : public QObject {
+  Q_OBJECT
+
+ private slots:
+  void trainsARecipeAndMeasuresIt_data() {
+    QTest::addColumn<QString>("recipe");
+    QTest::newRow("selective copying") << "selective-copying";
+    QTest::newRow("induction heads") << "induction-heads";
+  }
+  void trainsARecipeAndMeasuresIt() {
+    QFETCH(QString, recipe);
+    const TemporaryFolder folder;
+    const QByteArray name = recipe.toUtf8();
+    const Result trained = run(shortRun(name, folder / "run", "6"));
+    QVERIFY2(trained.status == 0, trained.err);
+    QCOMPARE(figure(trained.out, "steps"), 6.0);
+    const double accuracy = figure(trained.out, "accuracy");
+    QVERIFY(accuracy >= 0 && accuracy <= 1);
+    const json description = parsed(folder / "run" / "run.json");
+    QCOMPARE(description.at("recipe").get<std::string>(), name.toStdString());
+    const Result again = run(shortRun(name, folder / "run", "6") << "--resume");
+    QCOMPARE(figure(again.out, "accuracy"), accuracy);
+
+    const QString model = path(folder / "run" / "checkpoint");
+    const Result measured =
+        run({"eval", "--recipe", recipe, "--model", model, "--length", "24", "100", "--examples",
+             "10", "--dtype", "f32", "--json", path(folder / "accuracy.json")});
+    QVERIFY2(measured.status == 0, measured.err);
+    QCOMPARE(figure(measured.out, "accuracy_24"), accuracy);
+    const double longer = figure(measured.out, "accuracy_100");
+    const json report = parsed(folder / "accuracy.json");
+    QCOMPARE(report.at("accuracy").size(), std::size_t{2});
+    const json& last = report.at("accuracy")[1];
+    QCOMPARE(last.at("length"), 100);
+    QCOMPARE(last.at("asked"), recipe == "induction-heads" ? 10 : 160);
+    QVERIFY(std::abs(last.at("right").get<double>() / last.at("asked").get<double>() - longer) <
+            1e-5);
+  }
+
+  void whatIsGivenWinsOverTheRecipe() {
+    const TemporaryFolder folder;
+    const auto rateOfTheSecondStep = [&](const char* name, const QStringList& before,
+                                         const QStringList& more) {
+      run(QStringList{"train"} + before + shortRun("induction-heads", folder / name, "2").mid(1) +
+          more);
+      const QByteArrayList log =
+          QByteArray::fromStdString(readFile(folder / name / "log.jsonl")).split('\n');
+      return json::parse(log.value(1).toStdString()).at("learning_rate").get<double>();
+    };
+    QCOMPARE(rateOfTheSecondStep("its own", {}, {}), 1e-3 * 2 / 50);  // warming up
+    QCOMPARE(rateOfTheSecondStep("given", {"--learning-rate", "0.25"}, {"--warm-up", "0"}), 0.25);
+  }
+
+  void theMovingAverageIsWhatTheCheckpointHolds() {
+    const TemporaryFolder folder;
+    const auto weights = [&](const char* name, const QStringList& more) {
+      run(shortRun("induction-heads", folder / name, "6") + more);
+      return readFile(folder / name / "checkpoint" / "model.safetensors");
+    };
+    const std::string plain = weights("plain", {});
+    const std::string averaged = weights("averaged", {"--ema", "0.9"});
+    QVERIFY(!plain.empty() && plain.size() == averaged.size() && plain != averaged);
+  }
+
+  void refusesWhatDoesNotGoTogether() {
+    const TemporaryFolder folder;
+    const auto refused = [&](const QStringList& more, int status, const char* why) {
+      const Result result = run(QStringList{"train", "--out", path(folder / "run")} + more);
+      return result.status == status && isOneLine(result.err) && result.err.contains(why) &&
+             !std::filesystem::exists(folder / "run");
+    };
+    const QString bundled = path(bundledFolder("books"));
+    QVERIFY(refused({}, kBadArguments, "--recipe"));
+    QVERIFY(refused({"--recipe", "juggling"}, kBadArguments, "selective-copying"));
+    QVERIFY(refused({"--recipe", "induction-heads", "--file", "x"}, kBadArguments, "--file"));
+    QVERIFY(refused({"--recipe", "induction-heads", "--segment", "2"}, kFailed, "at least 3"));
+    QVERIFY(refused({"--recipe", "selective-copying", "--model", bundled}, kFailed,
+                    "vocabulary of 16, found 256"));
+    QVERIFY(refused({"--recipe", "selective-copying", "--ema", "1"}, kBadArguments, "--ema"));
+    const Result evaluated = run({"eval", "--recipe", "induction-heads", "--length", "2"});
+    QCOMPARE(evaluated.status, kFailed);
+    QVERIFY2(evaluated.err.contains("vocabulary of 16"), evaluated.err);
+    QCOMPARE(run({"eval", "--file", "x", "--length", "64"}).status, kBadArguments);
+    QCOMPARE(run({"eval"}).status, kBadArguments);
+  }
+};
+
+QTEST_APPLESS_MAIN(TrainingCommandsTest)
+#include "test_training_commands.moc"
