@@ -77,5 +77,6 @@ Run addInfo(CLI::App& app);
 Run addBench(CLI::App& app);
 Run addTokenizer(CLI::App& app);
 Run addTrain(CLI::App& app);
+Run addDistill(CLI::App& app);
 
 }  // namespace mb::cli

@@ -1,9 +1,10 @@
 // mambabyte train: trains a model on texts, in a folder from which the run can go on.
+#include "app/mambabyte/train_command.h"
+
 #include <cstdio>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "app/mambabyte/command.h"
 #include "engine/checkpoint/mapped_file.h"
 #include "engine/error.h"
 #include "engine/evaluation/recipe_accuracy.h"
@@ -13,35 +14,12 @@
 #include "engine/text_file.h"
 #include "engine/tokenizer/tokenizer.h"
 #include "engine/training/recipe.h"
-#include "engine/training/trainer.h"
 
 namespace mb::cli {
 
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-struct Arguments {
-  std::vector<std::string> files;
-  const Recipe* recipe = nullptr;  ///< instead of files
-  std::string validation;
-  std::string out;
-  std::string model;
-  std::string shape = "14M";
-  std::size_t width = 0;
-  std::size_t layers = 0;
-  std::string tokenizer;
-  std::string schedule = "cosine";
-  TrainingOptions options;
-  double minutes = 0;
-  std::uint64_t checkpointEvery = 100;
-  std::uint64_t validateEvery = 100;
-  std::size_t validationTokens = 65536;
-  std::size_t examples = 100;
-  std::size_t threads = 0;
-  bool forget = false;
-  bool resume = false;
-};
 
 double secondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -71,7 +49,7 @@ struct Start {
   std::filesystem::path from;       ///< model folder, or empty
 };
 
-Start startOf(const Arguments& arguments) {
+Start startOf(const TrainArguments& arguments) {
   Start start;
   start.tokenizer = arguments.tokenizer;
   if (!arguments.model.empty()) {
@@ -108,8 +86,13 @@ std::unique_ptr<const Tokenizer> tokenizerOf(Start& start) {
 }
 
 /// What is trained on. The text must outlive it.
-std::unique_ptr<const DataSource> sourceOf(const Arguments& arguments, const ModelConfig& config,
+std::unique_ptr<const DataSource> sourceOf(const TrainArguments& arguments,
+                                           const ModelConfig& config, const Tokenizer* tokenizer,
                                            TokenView text) {
+  if (arguments.written)
+    return std::make_unique<TextSource>(text,
+                                        tokensOfTheVerifier(text, tokenizer, *arguments.written),
+                                        config.vocabSize, arguments.options);
   if (!arguments.recipe)
     return std::make_unique<TextSource>(text, config.vocabSize, arguments.options);
   expectVocabulary(config, *arguments.recipe);
@@ -119,7 +102,7 @@ std::unique_ptr<const DataSource> sourceOf(const Arguments& arguments, const Mod
 /// The folder of a run: how it was started, a line for every step, and the newest checkpoint.
 class RunFolder {
  public:
-  RunFolder(const Arguments& arguments, std::filesystem::path tokenizer)
+  RunFolder(const TrainArguments& arguments, std::filesystem::path tokenizer)
       : m_folder(arguments.out), m_tokenizer(std::move(tokenizer)) {
     const bool holdsRun = std::filesystem::exists(Trainer::newest(checkpoint()));
     if (holdsRun && !arguments.resume)
@@ -165,7 +148,8 @@ std::string timeLeft(double seconds) {
 /// the end whichever it is.
 class Training {
  public:
-  Training(const Arguments& arguments, Trainer& trainer, RunFolder& folder, TokenView validation)
+  Training(const TrainArguments& arguments, Trainer& trainer, RunFolder& folder,
+           TokenView validation)
       : m_arguments(arguments), m_trainer(trainer), m_folder(folder), m_validation(validation) {}
 
   void run(std::stop_token stop) {
@@ -247,7 +231,7 @@ class Training {
                  static_cast<unsigned long long>(m_trainer.steps()), m_accuracy);
   }
 
-  const Arguments& m_arguments;
+  const TrainArguments& m_arguments;
   Trainer& m_trainer;
   RunFolder& m_folder;
   TokenView m_validation;
@@ -259,7 +243,9 @@ class Training {
   std::uint64_t m_validated = ~std::uint64_t{0};
 };
 
-int train(Arguments& arguments) {
+}  // namespace
+
+int train(TrainArguments& arguments) {
   const std::stop_token stop = interruption();
   arguments.options.schedule = arguments.schedule == "linear" ? Schedule::Linear : Schedule::Cosine;
   arguments.options.carryState = !arguments.forget && !arguments.recipe;
@@ -279,7 +265,8 @@ int train(Arguments& arguments) {
   Trainer trainer(layout,
                   start.from.empty() ? initialParameters(layout, arguments.options.seed)
                                      : readParameters(layout, Checkpoint(start.from)),
-                  sourceOf(arguments, start.config, text), arguments.options, pool);
+                  sourceOf(arguments, start.config, tokenizer.get(), text), arguments.options,
+                  pool);
   RunFolder folder(arguments, start.tokenizer);
   if (arguments.resume) trainer.resume(Trainer::newest(folder.checkpoint()));
   folder.describe({{"version", programVersion()},
@@ -296,37 +283,21 @@ int train(Arguments& arguments) {
   return 0;
 }
 
-}  // namespace
-
-Run addTrain(CLI::App& app) {
-  const auto arguments = std::make_shared<Arguments>();
-  TrainingOptions& options = arguments->options;
-  CLI::App& command = *app.add_subcommand("train", "Train a model on texts, on the CPU");
-  CLI::App& data = *command.add_option_group("data")->require_option(1);
-  data.add_option("--file", arguments->files,
-                  "Text to train on, also .xz or .zst; several are joined");
-  auto* recipe = addRecipeOption(data, "A task of the Mamba paper to train on; sets its defaults",
-                                 [arguments](const Recipe& chosen) {
-                                   arguments->recipe = &chosen;
-                                   arguments->options = chosen.options;
-                                 });
-  command.add_option("--validation", arguments->validation, "Text to validate with")
-      ->excludes(recipe);
-  command.add_option("--out", arguments->out, "Folder of the run")->required();
-  auto* model = command.add_option("--model", arguments->model, "Model folder to go on from");
-  command.add_option("--shape", arguments->shape, "Shape of a new model")
+void addTrainingOptions(CLI::App& command, TrainArguments& arguments) {
+  TrainingOptions& options = arguments.options;
+  command.add_option("--out", arguments.out, "Folder of the run")->required();
+  auto* model = command.add_option("--model", arguments.model, "Model folder to go on from");
+  command.add_option("--shape", arguments.shape, "Shape of a new model")
       ->check(CLI::IsMember({"4M", "14M", "130M", "353M", "972M", "1.6B"}))
       ->excludes(model)
-      ->excludes(recipe)
       ->capture_default_str();
-  command.add_option("--width", arguments->width, "d of a new model, in place of the shape's")
+  command.add_option("--width", arguments.width, "d of a new model, in place of the shape's")
       ->check(CLI::Range(2, 16384))
       ->excludes(model);
-  command.add_option("--layers", arguments->layers, "L of a new model")
+  command.add_option("--layers", arguments.layers, "L of a new model")
       ->check(CLI::Range(1, 1024))
       ->excludes(model);
-  command.add_option("--tokenizer", arguments->tokenizer, "tokenizer.json of a subword model")
-      ->excludes(recipe);
+  command.add_option("--tokenizer", arguments.tokenizer, "tokenizer.json of a subword model");
   const auto count = [&](const char* name, auto& value, const char* what) {
     command.add_option(name, value, what)->check(AtLeast(1))->capture_default_str();
   };
@@ -334,10 +305,9 @@ Run addTrain(CLI::App& app) {
   count("--segment", options.segment, "Tokens of a stream in a step, or length of an example");
   count("--streams", options.streams, "Places of the text that are read side by side");
   count("--accumulate", options.accumulate, "Segments of each stream in a step");
-  count("--checkpoint-every", arguments->checkpointEvery, "Steps from one to the next");
-  count("--validate-every", arguments->validateEvery, "Steps from one to the next");
-  count("--validation-tokens", arguments->validationTokens, "Most that are validated with");
-  count("--examples", arguments->examples, "Of a recipe, to measure accuracy with");
+  count("--checkpoint-every", arguments.checkpointEvery, "Steps from one to the next");
+  count("--validate-every", arguments.validateEvery, "Steps from one to the next");
+  count("--validation-tokens", arguments.validationTokens, "Most that are validated with");
   const auto number = [&](const char* name, double& value, double most, const char* what) {
     command.add_option(name, value, what)->check(Between(0.0, most))->capture_default_str();
   };
@@ -349,20 +319,42 @@ Run addTrain(CLI::App& app) {
   number("--clip", options.clip, 1e9, "Largest norm of the gradient; 0 does not clip");
   number("--ema", options.ema, 0.999999,
          "What stays of the weights' moving average each step, which is then kept; 0 for none");
-  number("--minutes", arguments->minutes, 1e6, "Stop after so long; 0 for no limit");
+  number("--minutes", arguments.minutes, 1e6, "Stop after so long; 0 for no limit");
   command.add_option("--warm-up", options.warmUp, "Steps in which the learning rate rises")
       ->check(AtLeast(0))
       ->capture_default_str();
-  command.add_option("--schedule", arguments->schedule, "cosine or linear")
+  command.add_option("--schedule", arguments.schedule, "cosine or linear")
       ->check(CLI::IsMember({"cosine", "linear"}))
       ->capture_default_str();
-  command.add_flag("--forget", arguments->forget,
+  command.add_flag("--forget", arguments.forget,
                    "Begin every segment with an empty state, anywhere in the text");
   command.add_option("--seed", options.seed, "Of the weights and of --forget")
       ->check(AtLeast(0))
       ->capture_default_str();
-  command.add_option("--threads", arguments->threads, "0 takes all")->check(AtLeast(0));
-  command.add_flag("--resume", arguments->resume, "Go on with the run in --out");
+  command.add_option("--threads", arguments.threads, "0 takes all")->check(AtLeast(0));
+  command.add_flag("--resume", arguments.resume, "Go on with the run in --out");
+}
+
+Run addTrain(CLI::App& app) {
+  const auto arguments = std::make_shared<TrainArguments>();
+  CLI::App& command = *app.add_subcommand("train", "Train a model on texts, on the CPU");
+  CLI::App& data = *command.add_option_group("data")->require_option(1);
+  data.add_option("--file", arguments->files,
+                  "Text to train on, also .xz or .zst; several are joined");
+  auto* recipe = addRecipeOption(data, "A task of the Mamba paper to train on; sets its defaults",
+                                 [arguments](const Recipe& chosen) {
+                                   arguments->recipe = &chosen;
+                                   arguments->options = chosen.options;
+                                 });
+  command.add_option("--validation", arguments->validation, "Text to validate with")
+      ->excludes(recipe);
+  addTrainingOptions(command, *arguments);
+  for (const char* ofTexts : {"--shape", "--tokenizer"})
+    command.get_option(ofTexts)->excludes(recipe);
+  command.add_option("--examples", arguments->examples, "Of a recipe, to measure accuracy with")
+      ->check(AtLeast(1))
+      ->needs(recipe)
+      ->capture_default_str();
   return [arguments] { return train(*arguments); };
 }
 

@@ -5,8 +5,8 @@
 #include <chrono>
 #include <numeric>
 
+#include "engine/evaluation/acceptance.h"
 #include "engine/model/mix.h"
-#include "engine/session/session.h"
 
 namespace mb {
 
@@ -52,17 +52,6 @@ BenchmarkResult resultOf(const char* name, const Model& model, Samples rate, dou
                  static_cast<double>(tokensPerPass);
   return result;
 }
-
-class IgnoreBytes : public SessionListener {
- public:
-  void bytesScored(std::size_t, std::span<const ByteRecord>) override {}
-};
-
-class CountRounds : public IgnoreBytes {
- public:
-  void roundFinished(const RoundRecord& round) override { totals.add(round); }
-  SpeculationTotals totals;
-};
 
 double generationRate(Session& session, std::size_t promptSize, std::size_t bytes,
                       const GenerationSettings& settings, SessionListener& listener) {
@@ -137,16 +126,16 @@ SpeculationBenchmark benchmarkSpeculation(std::shared_ptr<const Model> verifier,
   plain.speculation = Speculation::Off;
   Session session(std::move(verifier), std::move(drafter));
   session.replace(0, 0, prompt);
-  IgnoreBytes ignore;
+  RoundCounter ignored;
   SpeculationBenchmark result;
-  generationRate(session, prompt.size(), bytes, settings, ignore);  // warm up
+  generationRate(session, prompt.size(), bytes, settings, ignored);  // warm up
   for (std::size_t i = 0; i < options.repeats; ++i) {
-    CountRounds rounds;
-    result.plain.values.push_back(generationRate(session, prompt.size(), bytes, plain, ignore));
+    RoundCounter rounds;
+    result.plain.values.push_back(generationRate(session, prompt.size(), bytes, plain, ignored));
     result.speculative.values.push_back(
         generationRate(session, prompt.size(), bytes, settings, rounds));
     result.ratio.values.push_back(result.speculative.values.back() / result.plain.values.back());
-    result.totals = rounds.totals;
+    result.totals = rounds.totals();
   }
   return result;
 }

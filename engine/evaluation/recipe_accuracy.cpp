@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "engine/decoding/sampler.h"
 #include "engine/training/gradient.h"
 
 namespace mb {
@@ -38,9 +39,8 @@ class Examiner {
  private:
   void compare(std::size_t i, Token target) {
     if (target == kNoTarget) return;
-    const auto logits = m_runner->logits(i);
     ++m_accuracy.asked;
-    m_accuracy.right += std::ranges::max_element(logits) - logits.begin() == target;
+    m_accuracy.right += argmax(m_runner->logits(i)) == target;
   }
 
   const Model& m_model;

@@ -1,10 +1,12 @@
 #include "engine/training/data_source.h"
 
 #include <algorithm>
+#include <cassert>
 #include <string>
 
 #include "engine/error.h"
 #include "engine/model/mix.h"
+#include "engine/training/gradient.h"
 #include "engine/training/trainer.h"
 
 namespace mb {
@@ -24,6 +26,13 @@ TextSource::TextSource(TokenView text, std::size_t vocabulary, const TrainingOpt
                          std::to_string(vocabulary) + ", found " + std::to_string(token));
 }
 
+TextSource::TextSource(TokenView text, std::vector<std::uint8_t> counts, std::size_t vocabulary,
+                       const TrainingOptions& options)
+    : TextSource(text, vocabulary, options) {
+  assert(counts.size() == text.size());
+  m_counts = std::move(counts);
+}
+
 std::uint64_t TextSource::firstPlace(std::size_t stream) const {
   return stream * (m_text.size() - 1) / m_streams;
 }
@@ -39,12 +48,16 @@ void TextSource::next(std::uint64_t& place, std::uint64_t index, Lesson& lesson)
   const TokenView targets = m_text.subspan(place + 1, m_segment);
   lesson.inputs.assign(inputs.begin(), inputs.end());
   lesson.targets.assign(targets.begin(), targets.end());
+  if (!m_counts.empty())
+    for (std::size_t i = 0; i < m_segment; ++i)
+      if (!m_counts[place + 1 + i]) lesson.targets[i] = kNoTarget;
   place += m_segment;
 }
 
 std::uint64_t TextSource::hash() const {
   std::uint64_t hash = m_text.size();
   for (const Token token : m_text) hash = mix(hash, static_cast<std::uint64_t>(token));
+  for (const std::uint8_t counts : m_counts) hash = mix(hash, counts);
   return hash;
 }
 

@@ -38,6 +38,9 @@ class TextSource : public DataSource {
   /// Throws RequestError for a text of fewer tokens than one segment and its target, or tokens
   /// outside the vocabulary. The text must outlive the source.
   TextSource(TokenView text, std::size_t vocabulary, const TrainingOptions& options);
+  /// Of the targets only those count whose entry in `counts` is not 0; one entry a token.
+  TextSource(TokenView text, std::vector<std::uint8_t> counts, std::size_t vocabulary,
+             const TrainingOptions& options);
 
   std::uint64_t firstPlace(std::size_t stream) const override;
   void next(std::uint64_t& place, std::uint64_t index, Lesson& lesson) const override;
@@ -45,6 +48,7 @@ class TextSource : public DataSource {
 
  private:
   TokenView m_text;
+  std::vector<std::uint8_t> m_counts;  ///< or empty, when all do
   std::size_t m_segment;
   std::size_t m_streams;
   bool m_carryState;

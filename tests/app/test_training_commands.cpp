@@ -19,6 +19,10 @@ QStringList shortRun(const char* recipe, const std::filesystem::path& out, const
           "1000",  "--validate-every", "1000"};
 }
 
+std::filesystem::path excerpt() {
+  return std::filesystem::path(MB_TEST_DATA) / "books-test-excerpt.txt";
+}
+
 json parsed(const std::filesystem::path& file) {
   return json::parse(readFile(file), nullptr, false);
 }
@@ -87,6 +91,89 @@ class TrainingCommandsTest : public QObject {
     const std::string plain = weights("plain", {});
     const std::string averaged = weights("averaged", {"--ema", "0.9"});
     QVERIFY(!plain.empty() && plain.size() == averaged.size() && plain != averaged);
+  }
+
+  void distillsADrafter() {
+    const TemporaryFolder folder;
+    writeFile(folder / "text", readFile(excerpt()).substr(0, 4000));
+    const QString text = path(folder / "text");
+    run({"tokenizer", "train", "--file", text, "--vocabulary", "300", "--out",
+         path(folder / "tokenizer.json")});
+    run({"train", "--file", text, "--width", "16", "--layers", "1", "--steps", "3", "--segment",
+         "32", "--out", path(folder / "verifier")});
+    const auto distill = [&](const char* out, const QStringList& more) {
+      return run(QStringList{"distill",
+                             "--verifier",
+                             path(folder / "verifier" / "checkpoint"),
+                             "--file",
+                             text,
+                             "--validation",
+                             text,
+                             "--bytes",
+                             "500",
+                             "--read",
+                             "8",
+                             "--write",
+                             "8",
+                             "--prompts",
+                             "2",
+                             "--steps",
+                             "3",
+                             "--segment",
+                             "32",
+                             "--streams",
+                             "2",
+                             "--out",
+                             path(folder / out)} +
+                 more);
+    };
+    const QStringList fresh{
+        "--tokenizer", path(folder / "tokenizer.json"), "--width", "16", "--layers", "1"};
+    const Result first = distill("first", fresh);
+    QVERIFY2(first.status == 0, first.err);
+    QVERIFY(std::isnan(figure(first.out, "acceptance_before")));  // there was no drafter
+    const double acceptance = figure(first.out, "acceptance_after");
+    QVERIFY(acceptance >= 0 && acceptance <= 1);
+    const std::string written = readFile(folder / "first" / "written.txt");
+    QCOMPARE(written.size(), std::size_t{2 * 32 * 16});  // two whole parts
+    QCOMPARE(written.substr(0, 8), readFile(folder / "text").substr(0, 8));
+    const json origin = parsed(folder / "first" / "written.json").at("origin");
+    QCOMPARE(origin.at("text_bytes"), 4000);
+
+    const QStringList drafter{"--model", path(folder / "first" / "checkpoint")};
+    const Result second = distill("second", drafter);
+    QVERIFY2(second.status == 0, second.err);
+    QCOMPARE(figure(second.out, "acceptance_before"), acceptance);
+    const auto weights = [&](const char* name) {
+      return readFile(folder / name / "checkpoint" / "model.safetensors");
+    };
+    const std::string expected = weights("second");
+    QVERIFY(!expected.empty() && expected != weights("first"));
+    const Result ended = distill("second", drafter + QStringList{"--resume"});
+    QVERIFY2(ended.status == 0, ended.err);
+    QVERIFY(weights("second") == expected);
+    const Result counted = distill("third", drafter + QStringList{"--count-text"});
+    QVERIFY2(counted.status == 0, counted.err);
+    QVERIFY(weights("third") != expected);
+  }
+
+  void distillRefusesWhatItCannotUse() {
+    const TemporaryFolder folder;
+    writeFile(folder / "empty", "");
+    const auto refused = [&](const QStringList& more, int status, const char* why) {
+      const Result result =
+          run(QStringList{"distill", "--out", path(folder / "run"), "--bytes", "1"} + more);
+      return result.status == status && isOneLine(result.err) && result.err.contains(why) &&
+             !std::filesystem::exists(folder / "run");
+    };
+    const QString drafter = path(bundledFolder("books-draft"));
+    const QString text = path(excerpt());
+    QVERIFY(refused({"--model", drafter}, kBadArguments, "--file"));
+    QVERIFY(refused({"--file", text, "--model", drafter, "--bytes", "0"}, kBadArguments, "bytes"));
+    QVERIFY(refused({"--file", path(folder / "empty"), "--model", drafter}, kFailed, "one byte"));
+    QVERIFY(refused({"--file", text, "--model", drafter, "--verifier", drafter}, kFailed,
+                    "vocabulary of 256"));
+    QVERIFY(refused({"--file", text}, kFailed, "tokenizer"));
   }
 
   void refusesWhatDoesNotGoTogether() {
