@@ -26,20 +26,23 @@ struct Arguments {
   TrainArguments training;
 };
 
-/// The verifier, once for each thread on the CPU, where that writes faster than one with all.
-std::vector<std::shared_ptr<const Model>> openAuthors(const Arguments& arguments,
-                                                      std::stop_token stop) {
+DeviceOptions deviceOf(const Arguments& arguments) {
   DeviceArguments device;
   device.device = arguments.device;
   device.threads = arguments.training.threads;
-  ModelLoader loader(device.options());
-  const std::filesystem::path folder = modelFolder(arguments.verifier, "books");
-  std::vector<std::shared_ptr<const Model>> authors{loader.open(folder, stop)};
+  return device.options();
+}
+
+/// The verifier; on the CPU once for each thread, which writes more than one with all of them.
+std::vector<std::shared_ptr<const Model>> openAuthors(const Arguments& arguments,
+                                                      std::stop_token stop) {
+  ModelLoader loader(deviceOf(arguments));
+  const auto verifier = loader.open(modelFolder(arguments.verifier, "books"), stop);
   sayWhenGivenUp(loader);
-  if (loader.kind() == DeviceKind::Cuda) return authors;
-  authors.clear();
+  std::vector<std::shared_ptr<const Model>> authors;
   for (std::size_t i = 0; i < loader.pool()->size(); ++i)
-    authors.push_back(ModelLoader({.threads = 1}).open(folder, stop));
+    if (auto author = verifier->onOwnThread()) authors.push_back(std::move(author));
+  if (authors.empty()) authors.push_back(verifier);
   return authors;
 }
 
@@ -85,10 +88,7 @@ std::filesystem::path letWrite(const Arguments& arguments, std::stop_token stop)
 /// How much of what the drafter in a folder proposes the verifier accepts.
 SpeculationTotals acceptanceOf(const Arguments& arguments, const std::filesystem::path& drafter,
                                std::stop_token stop) {
-  DeviceArguments device;
-  device.device = arguments.device;
-  device.threads = arguments.training.threads;
-  ModelLoader loader(device.options());
+  ModelLoader loader(deviceOf(arguments));
   const Bytes text = readText(arguments.training.validation, stop);
   Progress progress("measured", "prompts");
   return measureAcceptance(

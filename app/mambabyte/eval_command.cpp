@@ -18,6 +18,8 @@ struct Arguments {
   std::string file;
   std::uint64_t offset = 0;
   std::uint64_t bytes = 0;
+  std::uint64_t context = 0;
+  bool byPosition = false;
   const Recipe* recipe = nullptr;  ///< instead of a file
   std::vector<std::size_t> lengths;
   std::size_t examples = 100;
@@ -38,6 +40,23 @@ ByteView rangeOf(const MappedFile& file, const Arguments& arguments) {
                   arguments.bytes ? arguments.bytes : size - arguments.offset);
 }
 
+nlohmann::json describe(const std::vector<PositionBucket>& positions) {
+  nlohmann::json json = nlohmann::json::array();
+  for (const PositionBucket& bucket : positions)
+    json.push_back({{"begin", bucket.begin},
+                    {"end", bucket.end},
+                    {"bytes", bucket.sum.bytes()},
+                    {"bits_per_byte", bucket.sum.bitsPerByte()},
+                    {"standard_error", bucket.sum.standardError()}});
+  return json;
+}
+
+void print(const std::vector<PositionBucket>& positions) {
+  for (const PositionBucket& bucket : positions)
+    std::printf("bits_per_byte_to_%llu %.5f\n", static_cast<unsigned long long>(bucket.end),
+                bucket.sum.bitsPerByte());
+}
+
 int evaluateFile(const Arguments& arguments) {
   const std::stop_token stop = interruption();
   const MappedFile file(arguments.file);
@@ -53,13 +72,15 @@ int evaluateFile(const Arguments& arguments) {
     Progress progress("scored");
     result = evaluate(
         *model, tokenizer.get(), text,
-        [&](std::uint64_t done, std::uint64_t total) { progress.show(done, total); }, stop);
+        [&](std::uint64_t done, std::uint64_t total) { progress.show(done, total); }, stop,
+        arguments.context);
   }
   std::printf(
       "bits_per_byte %.5f\nstandard_error %.5f\nword_perplexity %.3f\nbytes %llu\n"
       "bytes_per_second %.1f\n",
       result.bitsPerByte, result.standardError, result.wordPerplexity,
       static_cast<unsigned long long>(result.bytes), result.bytesPerSecond());
+  if (arguments.byPosition) print(result.positions);
   writeJson(arguments.json, {{"bits_per_byte", result.bitsPerByte},
                              {"standard_error", result.standardError},
                              {"word_perplexity", result.wordPerplexity},
@@ -67,11 +88,13 @@ int evaluateFile(const Arguments& arguments) {
                              {"words", result.words},
                              {"seconds", result.seconds},
                              {"bytes_per_second", result.bytesPerSecond()},
+                             {"by_position", describe(result.positions)},
                              {"manifest",
                               {{"version", programVersion()},
                                {"model", describeModel(described(*model))},
                                {"file", arguments.file},
                                {"offset", arguments.offset},
+                               {"context", arguments.context},
                                {"range_bytes", text.size()}}}});
   return 0;
 }
@@ -117,6 +140,15 @@ Run addEval(CLI::App& app) {
   auto* recipe =
       addRecipeOption(data, "Recipe to measure accuracy at",
                       [arguments](const Recipe& chosen) { arguments->recipe = &chosen; });
+  command
+      .add_option("--context", arguments->context,
+                  "Bytes after which the state is emptied; default never")
+      ->check(AtLeast(2))
+      ->needs(file);
+  command
+      .add_flag("--by-position", arguments->byPosition,
+                "Also bits per byte up to 64, 128, 256 … bytes behind an empty state")
+      ->needs(file);
   command.add_option("--length", arguments->lengths, "Of an example; default those of the paper")
       ->check(AtLeast(1))
       ->needs(recipe);

@@ -93,6 +93,28 @@ class TrainingCommandsTest : public QObject {
     QVERIFY(!plain.empty() && plain.size() == averaged.size() && plain != averaged);
   }
 
+  void evalShowsWhatALongerContextIsWorth() {
+    const TemporaryFolder folder;
+    const QStringList file{"eval", "--file", path(excerpt()), "--bytes", "600"};
+    const Result whole = run(file + QStringList{"--by-position"});
+    QVERIFY2(whole.status == 0, whole.err);
+    for (const char* end : {"64", "128", "256", "512", "1024"})
+      QVERIFY(figure(whole.out, QByteArray("bits_per_byte_to_") + end) > 0);
+    QVERIFY(!whole.out.contains("to_2048"));
+    const Result cut = run(file + QStringList{"--context", "100", "--by-position", "--json",
+                                              path(folder / "curve.json")});
+    QVERIFY2(cut.status == 0, cut.err);
+    QVERIFY(figure(cut.out, "bits_per_byte") > figure(whole.out, "bits_per_byte"));
+    QCOMPARE(figure(cut.out, "bytes"), 594.0);  // all but the first of six contexts
+    const json curve = parsed(folder / "curve.json");
+    QCOMPARE(curve.at("manifest").at("context"), 100);
+    QCOMPARE(curve.at("by_position").size(), std::size_t{2});
+    QCOMPARE(curve.at("by_position")[1].at("begin"), 64);
+    QCOMPARE(curve.at("by_position")[1].at("bytes"), 6 * 36);
+    QVERIFY(!run(file).out.contains("bits_per_byte_to"));
+    QCOMPARE(run(file + QStringList{"--context", "1"}).status, kBadArguments);
+  }
+
   void distillsADrafter() {
     const TemporaryFolder folder;
     writeFile(folder / "text", readFile(excerpt()).substr(0, 4000));

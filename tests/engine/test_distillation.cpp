@@ -35,7 +35,8 @@ WritingOptions shortWriting() {
 
 std::vector<std::shared_ptr<const Model>> tinyAuthors(std::size_t count) {
   std::vector<std::shared_ptr<const Model>> authors;
-  for (std::size_t i = 0; i < count; ++i) authors.push_back(tinyByteModel());
+  const auto model = tinyByteModel();
+  for (std::size_t i = 0; i < count; ++i) authors.push_back(model->onOwnThread());
   return authors;
 }
 
@@ -77,7 +78,7 @@ class SmallPair {
     WritingOptions options;
     options.bytes = 2 * WritingOptions::kStretches * options.write;
     Bytes written;
-    const std::vector authors{verifier(), verifier()};
+    const std::vector authors{verifier()->onOwnThread(), verifier()->onOwnThread()};
     writeOn(written, m_text, options, authors, {}, {});
     const std::vector<Token> tokens = m_tokenizer->encode(written);
     return trained(*m_drafterLayout, m_drafter, tokens,
