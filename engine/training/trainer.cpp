@@ -161,7 +161,7 @@ void Trainer::place(Stream& stream, std::uint64_t index) const {
 
 /// Loss of a stream's next segment in bits, times its tokens' weight; adds to the member's
 /// gradient.
-double Trainer::run(Stream& stream, std::size_t member, float scale) {
+double Trainer::run(Stream& stream, std::size_t member, float scale, std::stop_token stop) {
   const TokenView inputs = m_text.subspan(stream.position, m_options.segment);
   const TokenView targets = m_text.subspan(stream.position + 1, m_options.segment);
   const float loss = m_backprops[member].run(m_parameters,
@@ -170,7 +170,7 @@ double Trainer::run(Stream& stream, std::size_t member, float scale) {
                                               .stateIn = stream.state,
                                               .stateOut = stream.state,
                                               .gradient = m_gradients[member]},
-                                             scale);
+                                             scale, std::move(stop));
   stream.position += m_options.segment;
   return static_cast<double>(loss) / std::numbers::ln2;
 }
@@ -185,12 +185,14 @@ TrainingStep Trainer::step(std::stop_token stop) {
   m_pool.run([&](std::size_t member) {
     if (member >= members) return;
     const cpu::Range own = cpu::share(m_options.streams, member, members);
-    for (std::size_t i = own.begin; i < own.end; ++i) {
-      for (std::size_t part = 0; part < m_options.accumulate; ++part) {
-        if (stop.stop_requested()) return;
-        place(streams[i], m_step * perStep + i * m_options.accumulate + part);
-        bits[member] += run(streams[i], member, scale);
+    try {
+      for (std::size_t i = own.begin; i < own.end; ++i) {
+        for (std::size_t part = 0; part < m_options.accumulate; ++part) {
+          place(streams[i], m_step * perStep + i * m_options.accumulate + part);
+          bits[member] += run(streams[i], member, scale, stop);
+        }
       }
+    } catch (const Stopped&) {  // the others see it for themselves
     }
   });
   if (stop.stop_requested()) throw Stopped();
@@ -259,7 +261,6 @@ double Trainer::validate(TokenView text, std::stop_token stop) {
   std::vector<float> state = emptyState<float>(m_layout.config());
   double nats = 0;
   for (std::size_t first = 0; first + 1 < text.size(); first += m_options.segment) {
-    if (stop.stop_requested()) throw Stopped();
     const std::size_t count = std::min(m_options.segment, text.size() - 1 - first);
     nats += static_cast<double>(m_backprops[0].run(m_parameters,
                                                    {.inputs = text.subspan(first, count),
@@ -267,7 +268,7 @@ double Trainer::validate(TokenView text, std::stop_token stop) {
                                                     .stateIn = state,
                                                     .stateOut = state,
                                                     .gradient = {}},
-                                                   1));
+                                                   1, stop));
   }
   return nats / std::numbers::ln2 / static_cast<double>(text.size() - 1);
 }

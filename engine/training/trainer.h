@@ -70,8 +70,8 @@ class Trainer {
   bool isDone() const { return m_step >= m_options.steps; }
   std::span<const float> parameters() const { return m_parameters; }
 
-  /// One step. Throws Stopped between segments, with nothing changed; DivergedError when the loss
-  /// is not a number, with the weights of the step before.
+  /// One step. Throws Stopped, within a layer of a segment, with nothing changed; DivergedError
+  /// when the loss is not a number, with the weights of the step before.
   TrainingStep step(std::stop_token stop);
 
   /// Mean loss in bits a token of a text that is read from its beginning, the state carried on.
@@ -95,7 +95,7 @@ class Trainer {
   };
 
   void place(Stream& stream, std::uint64_t index) const;
-  double run(Stream& stream, std::size_t member, float scale);
+  double run(Stream& stream, std::size_t member, float scale, std::stop_token stop);
   void write(const std::filesystem::path& folder) const;
   double addGradients();
   void update(double learningRate, double factor);
