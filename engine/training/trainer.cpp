@@ -20,24 +20,6 @@ namespace {
 constexpr const char* kStateFile = "trainer.bin";
 constexpr const char* kFormat = "mambabyte trainer 1";
 
-nlohmann::json describe(const TrainingOptions& o) {
-  return {{"steps", o.steps},
-          {"segment", o.segment},
-          {"streams", o.streams},
-          {"accumulate", o.accumulate},
-          {"learning_rate", o.learningRate},
-          {"final_share", o.finalShare},
-          {"warm_up", o.warmUp},
-          {"schedule", o.schedule == Schedule::Cosine ? "cosine" : "linear"},
-          {"weight_decay", o.weightDecay},
-          {"beta1", o.beta1},
-          {"beta2", o.beta2},
-          {"epsilon", o.epsilon},
-          {"clip", o.clip},
-          {"carry_state", o.carryState},
-          {"seed", o.seed}};
-}
-
 void expect(bool holds, const char* what, const std::string& expected, const std::string& found) {
   if (!holds) throw RequestError(std::string(what) + ": expected " + expected + ", found " + found);
 }
@@ -82,6 +64,24 @@ class Reader {
 };
 
 }  // namespace
+
+nlohmann::json describe(const TrainingOptions& o) {
+  return {{"steps", o.steps},
+          {"segment", o.segment},
+          {"streams", o.streams},
+          {"accumulate", o.accumulate},
+          {"learning_rate", o.learningRate},
+          {"final_share", o.finalShare},
+          {"warm_up", o.warmUp},
+          {"schedule", o.schedule == Schedule::Cosine ? "cosine" : "linear"},
+          {"weight_decay", o.weightDecay},
+          {"beta1", o.beta1},
+          {"beta2", o.beta2},
+          {"epsilon", o.epsilon},
+          {"clip", o.clip},
+          {"carry_state", o.carryState},
+          {"seed", o.seed}};
+}
 
 void checkOptions(const TrainingOptions& o) {
   const auto atLeastOne = [](const char* what, std::uint64_t value) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <nlohmann/json_fwd.hpp>
 #include <span>
 #include <stop_token>
 #include <string>
@@ -44,6 +45,9 @@ struct TrainingOptions {
 
 /// Throws RequestError that names what is out of range.
 void checkOptions(const TrainingOptions& options);
+
+/// Every option by name.
+nlohmann::json describe(const TrainingOptions& options);
 
 /// The learning rate of a step, counted from 0.
 double learningRateAt(const TrainingOptions& options, std::uint64_t step);
