@@ -29,7 +29,7 @@ struct Arguments {
 DeviceOptions deviceOf(const Arguments& arguments) {
   DeviceArguments device;
   device.device = arguments.device;
-  device.threads = arguments.training.threads;
+  device.threads = arguments.training.plan.threads;
   return device.options();
 }
 
@@ -60,7 +60,7 @@ Bytes readAll(const std::vector<std::string>& files, std::stop_token stop) {
 std::filesystem::path letWrite(const Arguments& arguments, std::stop_token stop) {
   const Bytes text = readAll(arguments.files, stop);
   const auto authors = openAuthors(arguments, stop);
-  const VerifierTextFile file(arguments.training.out, arguments.writing,
+  const VerifierTextFile file(arguments.training.plan.folder, arguments.writing,
                               {{"files", arguments.files},
                                {"text_bytes", text.size()},
                                {"verifier", hashOfFiles(authors[0]->info().files)}});
@@ -89,7 +89,7 @@ std::filesystem::path letWrite(const Arguments& arguments, std::stop_token stop)
 SpeculationTotals acceptanceOf(const Arguments& arguments, const std::filesystem::path& drafter,
                                std::stop_token stop) {
   ModelLoader loader(deviceOf(arguments));
-  const Bytes text = readText(arguments.training.validation, stop);
+  const Bytes text = readText(arguments.training.plan.validation, stop);
   Progress progress("measured", "prompts");
   return measureAcceptance(
       loader.open(modelFolder(arguments.verifier, "books"), stop),
@@ -105,20 +105,20 @@ void print(const char* when, const SpeculationTotals& totals) {
 
 int distill(Arguments& arguments) {
   const std::stop_token stop = interruption();
-  if (arguments.training.model.empty() && arguments.training.tokenizer.empty())
+  if (arguments.training.plan.model.empty() && arguments.training.plan.tokenizer.empty())
     throw RequestError("a drafter is a subword model: give --model, or --tokenizer for a new one");
-  const bool measures = !arguments.training.validation.empty();
+  const bool measures = !arguments.training.plan.validation.empty();
   arguments.generation.speculation = Speculation::Exact;
   arguments.generation.sampler = arguments.writing.sampler;
-  if (measures && !arguments.training.model.empty())
-    print("before", acceptanceOf(arguments, arguments.training.model, stop));
-  arguments.training.files = {letWrite(arguments, stop).string()};
-  if (!arguments.countsText) arguments.training.written = arguments.writing;
+  if (measures && !arguments.training.plan.model.empty())
+    print("before", acceptanceOf(arguments, arguments.training.plan.model, stop));
+  arguments.training.plan.files = {letWrite(arguments, stop).string()};
+  if (!arguments.countsText) arguments.training.plan.written = arguments.writing;
   const int status = train(arguments.training);
   if (measures)
     print("after",
-          acceptanceOf(arguments, std::filesystem::path(arguments.training.out) / "checkpoint",
-                       stop));
+          acceptanceOf(arguments,
+                       std::filesystem::path(arguments.training.plan.folder) / "checkpoint", stop));
   return status;
 }
 
@@ -135,7 +135,7 @@ Run addDistill(CLI::App& app) {
       .add_option("--file", arguments->files,
                   "Text that the verifier goes on from, also .xz or .zst; several are joined")
       ->required();
-  command.add_option("--validation", training.validation,
+  command.add_option("--validation", training.plan.validation,
                      "Text whose places are prompts to measure acceptance at, before and after");
   const auto count = [&](const char* name, auto& value, const char* what) {
     command.add_option(name, value, what)->check(AtLeast(1))->capture_default_str();

@@ -35,6 +35,14 @@ void fill(const std::string& name, const Shape& shape, Values& values, std::uint
   }
 }
 
+}  // namespace
+
+Tensor RandomWeights::tensor(const std::string& name, const Shape& shape) const {
+  const auto values = std::make_shared<Values>(elementCount(shape));
+  fill(name, shape, *values, mix(m_seed, std::hash<std::string>()(name)));
+  return {{}, name, DataType::Float32, shape, std::as_bytes(std::span(*values)), values};
+}
+
 ModelConfig shapeOf(std::size_t dModel, std::size_t layers, std::size_t vocabulary) {
   ModelConfig config;
   config.vocabSize = vocabulary;
@@ -43,14 +51,6 @@ ModelConfig shapeOf(std::size_t dModel, std::size_t layers, std::size_t vocabula
   config.dtRank = (dModel + 15) / 16;
   config.layers = layers;
   return config;
-}
-
-}  // namespace
-
-Tensor RandomWeights::tensor(const std::string& name, const Shape& shape) const {
-  const auto values = std::make_shared<Values>(elementCount(shape));
-  fill(name, shape, *values, mix(m_seed, std::hash<std::string>()(name)));
-  return {{}, name, DataType::Float32, shape, std::as_bytes(std::span(*values)), values};
 }
 
 std::optional<ModelConfig> namedShape(std::string_view name) {

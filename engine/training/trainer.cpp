@@ -20,25 +20,6 @@ namespace {
 constexpr const char* kStateFile = "trainer.bin";
 constexpr const char* kFormat = "mambabyte trainer 2";
 
-nlohmann::json describe(const TrainingOptions& o) {
-  return {{"steps", o.steps},
-          {"segment", o.segment},
-          {"streams", o.streams},
-          {"accumulate", o.accumulate},
-          {"learning_rate", o.learningRate},
-          {"final_share", o.finalShare},
-          {"warm_up", o.warmUp},
-          {"schedule", o.schedule == Schedule::Cosine ? "cosine" : "linear"},
-          {"weight_decay", o.weightDecay},
-          {"beta1", o.beta1},
-          {"beta2", o.beta2},
-          {"epsilon", o.epsilon},
-          {"clip", o.clip},
-          {"carry_state", o.carryState},
-          {"ema", o.ema},
-          {"seed", o.seed}};
-}
-
 void expect(bool holds, const char* what, const std::string& expected, const std::string& found) {
   if (!holds) throw RequestError(std::string(what) + ": expected " + expected + ", found " + found);
 }
@@ -91,6 +72,25 @@ class Reader {
 };
 
 }  // namespace
+
+nlohmann::json describe(const TrainingOptions& o) {
+  return {{"steps", o.steps},
+          {"segment", o.segment},
+          {"streams", o.streams},
+          {"accumulate", o.accumulate},
+          {"learning_rate", o.learningRate},
+          {"final_share", o.finalShare},
+          {"warm_up", o.warmUp},
+          {"schedule", o.schedule == Schedule::Cosine ? "cosine" : "linear"},
+          {"weight_decay", o.weightDecay},
+          {"beta1", o.beta1},
+          {"beta2", o.beta2},
+          {"epsilon", o.epsilon},
+          {"clip", o.clip},
+          {"carry_state", o.carryState},
+          {"ema", o.ema},
+          {"seed", o.seed}};
+}
 
 void checkOptions(const TrainingOptions& o) {
   const auto atLeastOne = [](const char* what, std::uint64_t value) {
@@ -160,7 +160,8 @@ void Trainer::prepare(std::vector<Stream>& streams) {
 
 /// Loss of a stream's lesson in bits, each target's weighed with `scale`; adds to the member's
 /// gradient.
-double Trainer::run(Stream& stream, const Lesson& lesson, std::size_t member, float scale) {
+double Trainer::run(Stream& stream, const Lesson& lesson, std::size_t member, float scale,
+                    std::stop_token stop) {
   if (lesson.beginsAnew) std::ranges::fill(stream.state, 0.0f);
   const float loss = m_backprops[member].run(m_parameters,
                                              {.inputs = lesson.inputs,
@@ -168,7 +169,7 @@ double Trainer::run(Stream& stream, const Lesson& lesson, std::size_t member, fl
                                               .stateIn = stream.state,
                                               .stateOut = stream.state,
                                               .gradient = m_gradients[member]},
-                                             scale);
+                                             scale, std::move(stop));
   return static_cast<double>(loss) / std::numbers::ln2;
 }
 
@@ -182,11 +183,12 @@ TrainingStep Trainer::step(std::stop_token stop) {
   m_pool.run([&](std::size_t member) {
     if (member >= members) return;
     const cpu::Range own = cpu::share(m_options.streams, member, members);
-    for (std::size_t i = own.begin; i < own.end; ++i) {
-      for (std::size_t part = 0; part < m_options.accumulate; ++part) {
-        if (stop.stop_requested()) return;
-        bits[member] += run(streams[i], m_lessons[i * m_options.accumulate + part], member, scale);
-      }
+    try {
+      for (std::size_t i = own.begin; i < own.end; ++i)
+        for (std::size_t part = 0; part < m_options.accumulate; ++part)
+          bits[member] +=
+              run(streams[i], m_lessons[i * m_options.accumulate + part], member, scale, stop);
+    } catch (const Stopped&) {  // the others see it for themselves
     }
   });
   if (stop.stop_requested()) throw Stopped();
@@ -260,7 +262,6 @@ double Trainer::validate(TokenView text, std::stop_token stop) {
   std::vector<float> state = emptyState<float>(m_layout.config());
   double nats = 0;
   for (std::size_t first = 0; first + 1 < text.size(); first += m_options.segment) {
-    if (stop.stop_requested()) throw Stopped();
     const std::size_t count = std::min(m_options.segment, text.size() - 1 - first);
     nats += static_cast<double>(m_backprops[0].run(kept(),
                                                    {.inputs = text.subspan(first, count),
@@ -268,7 +269,7 @@ double Trainer::validate(TokenView text, std::stop_token stop) {
                                                     .stateIn = state,
                                                     .stateOut = state,
                                                     .gradient = {}},
-                                                   1));
+                                                   1, stop));
   }
   return nats / std::numbers::ln2 / static_cast<double>(text.size() - 1);
 }

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <span>
 #include <stop_token>
 #include <string>
@@ -50,6 +51,9 @@ struct TrainingOptions {
 /// Throws RequestError that names what is out of range.
 void checkOptions(const TrainingOptions& options);
 
+/// Every option by name.
+nlohmann::json describe(const TrainingOptions& options);
+
 /// The learning rate of a step, counted from 0.
 double learningRateAt(const TrainingOptions& options, std::uint64_t step);
 
@@ -78,8 +82,8 @@ class Trainer {
   /// What is validated and saved as the model: the moving average, or the parameters without one.
   std::span<const float> kept() const { return m_average.empty() ? m_parameters : m_average; }
 
-  /// One step. Throws Stopped between segments, with nothing changed; DivergedError when the loss
-  /// is not a number, with the weights of the step before.
+  /// One step. Throws Stopped, within a layer of a segment, with nothing changed; DivergedError
+  /// when the loss is not a number, with the weights of the step before.
   TrainingStep step(std::stop_token stop);
 
   /// Mean loss of kept() in bits a token, on a text that is read from its beginning, the state
@@ -103,7 +107,8 @@ class Trainer {
   };
 
   void prepare(std::vector<Stream>& streams);
-  double run(Stream& stream, const Lesson& lesson, std::size_t member, float scale);
+  double run(Stream& stream, const Lesson& lesson, std::size_t member, float scale,
+             std::stop_token stop);
   void write(const std::filesystem::path& folder) const;
   double addGradients();
   void update(double learningRate, double factor);

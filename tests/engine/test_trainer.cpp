@@ -1,12 +1,11 @@
 // The trainer: what it learns, that it goes on exactly, and what it refuses.
 #include <QtTest>
 #include <cmath>
-#include <csignal>
 #include <limits>
-#include <sys/resource.h>
 
 #include "engine/error.h"
 #include "engine/training/trainer.h"
+#include "tests/support/file_size_limit.h"
 #include "tests/support/model_files.h"
 #include "tests/support/random_values.h"
 #include "tests/support/test_models.h"
@@ -16,28 +15,6 @@ using namespace mb;
 using namespace mb::test;
 
 namespace {
-
-/// While it lives no file grows beyond some bytes.
-class FileSizeLimit {
- public:
-  explicit FileSizeLimit(rlim_t bytes) {
-    m_signal = std::signal(SIGXFSZ, SIG_IGN);
-    getrlimit(RLIMIT_FSIZE, &m_before);
-    rlimit limit = m_before;
-    limit.rlim_cur = bytes;
-    setrlimit(RLIMIT_FSIZE, &limit);
-  }
-  ~FileSizeLimit() {
-    setrlimit(RLIMIT_FSIZE, &m_before);
-    std::signal(SIGXFSZ, m_signal);
-  }
-  FileSizeLimit(const FileSizeLimit&) = delete;
-  FileSizeLimit& operator=(const FileSizeLimit&) = delete;
-
- private:
-  rlimit m_before{};
-  void (*m_signal)(int) = nullptr;
-};
 
 /// What a trainer needs beside its options.
 struct Setting {
