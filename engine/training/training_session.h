@@ -73,7 +73,7 @@ class TrainingSession {
   /// All steps are done or the time is up.
   bool isDone() const;
   std::filesystem::path checkpoint() const { return m_folder->checkpoint(); }
-  std::size_t threads() const { return m_pool->size(); }
+  bool isByteLevel() const { return !m_material.tokenizer; }
 
   /// Trains until isDone(), with a checkpoint at the end. Throws Stopped within a layer, and
   /// FileError when the disk takes no more: nothing is saved then, but nothing is lost either, and
@@ -105,7 +105,6 @@ class TrainingSession {
   double secondsLeft() const;
   void validate(std::stop_token stop);
   void sample(std::stop_token stop);
-  Bytes samplePrompt() const;
 
   TrainingPlan m_plan;
   TrainingListener m_listener;
