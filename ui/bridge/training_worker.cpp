@@ -128,6 +128,9 @@ bool TrainingWorker::prepare(const Command& command) {
   try {
     const TrainingPlan plan = command.plan ? *command.plan : planToResume(*command.folder);
     m_session = std::make_unique<TrainingSession>(plan, listener, command.stop);
+    if (command.folder)
+      for (const TrainingEvent& event : eventsOf(*command.folder, m_session->steps()))
+        publish(event);
     return true;
   } catch (const Stopped&) {
   } catch (const std::exception& error) {  // also of too little memory

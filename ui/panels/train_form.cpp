@@ -9,7 +9,9 @@
 #include <QToolButton>
 #include <algorithm>
 
+#include "engine/error.h"
 #include "engine/model/random_weights.h"
+#include "engine/resources.h"
 #include "ui/widgets/choice.h"
 #include "ui/widgets/model_names.h"
 
@@ -34,6 +36,15 @@ constexpr std::size_t kStreamsOfOpenModels = 2;
 constexpr int kWidestChoice = 210;
 
 enum class Budget { Minutes, Steps };
+
+/// The folder of the texts that come with the program, or nothing.
+QString sampleTexts() {
+  try {
+    return QString::fromStdString(findResource("texts").string());
+  } catch (const Error&) {
+    return {};
+  }
+}
 
 }  // namespace
 
@@ -139,7 +150,7 @@ void TrainForm::suggestRate() {
 void TrainForm::chooseFiles() {
   const QStringList files = QFileDialog::getOpenFileNames(
       this, tr("Texts to train on (also .xz or .zst)"),
-      m_files.isEmpty() ? QString() : QFileInfo(m_files.constFirst()).path());
+      m_files.isEmpty() ? sampleTexts() : QFileInfo(m_files.constFirst()).path());
   if (!files.isEmpty()) setFiles(files);
 }
 
