@@ -2,12 +2,12 @@
 
 #include <nlohmann/json.hpp>
 #include <string>
-#include <tuple>
 #include <utility>
 
 #include "engine/checkpoint/mapped_file.h"
 #include "engine/error.h"
 #include "engine/file_io.h"
+#include "engine/text_file.h"
 
 namespace mb {
 
@@ -21,29 +21,29 @@ void makeFolder(const std::filesystem::path& folder) {
   if (error) throw FileError(folder, "cannot be made: " + error.message());
 }
 
+std::filesystem::path sampleFile(const std::filesystem::path& folder, std::uint64_t step) {
+  return folder / "samples" / (std::to_string(step) + ".txt");
+}
+
 template <class Number>
 Number numberOf(const nlohmann::json& entry, const char* key, Number otherwise) {
   const auto found = entry.find(key);
   return found != entry.end() && found->is_number() ? found->get<Number>() : otherwise;
 }
 
-/// Length of the lines that the first `steps` steps left, and what they say.
-std::pair<std::uintmax_t, LogEnd> readLog(const std::filesystem::path& file, std::uint64_t steps) {
-  constexpr auto kNone = ~std::uint64_t{0};
+/// Hands out the lines that the first `steps` steps left; returns their length.
+template <class Use>
+std::uintmax_t readLines(const std::filesystem::path& file, std::uint64_t steps, const Use& use) {
   std::ifstream log(file);
   std::uintmax_t length = 0;
-  LogEnd end;
   for (std::string line; std::getline(log, line) && !log.eof(); length += line.size() + 1) {
     const nlohmann::json entry = nlohmann::json::parse(line, nullptr, false);
     if (!entry.is_object()) break;
-    const std::uint64_t step = numberOf(entry, "step", kNone);
+    const std::uint64_t step = numberOf(entry, "step", ~std::uint64_t{0});
     if (step > steps) break;
-    end.seconds = numberOf(entry, "seconds", end.seconds);
-    if (!entry.contains("validation_bits_per_token")) continue;
-    end.validated = step;
-    end.validationBits = numberOf(entry, "validation_bits_per_token", 0.0);
+    use(step, entry);
   }
-  return {length, end};
+  return length;
 }
 
 }  // namespace
@@ -60,7 +60,12 @@ RunFolder::RunFolder(std::filesystem::path folder, bool resume, std::filesystem:
 
 LogEnd RunFolder::openLog(std::uint64_t steps) {
   LogEnd end;
-  std::tie(m_length, end) = readLog(logFile(), steps);
+  m_length = readLines(logFile(), steps, [&](std::uint64_t step, const nlohmann::json& entry) {
+    end.seconds = numberOf(entry, "seconds", end.seconds);
+    if (!entry.contains("validation_bits_per_token")) return;
+    end.validated = step;
+    end.validationBits = numberOf(entry, "validation_bits_per_token", 0.0);
+  });
   reopenLog();
   return end;
 }
@@ -87,13 +92,41 @@ void RunFolder::describe(const nlohmann::json& run) const {
 }
 
 void RunFolder::keepSample(std::uint64_t step, ByteView text) const {
-  makeFolder(m_folder / "samples");
-  writeFileAtomically(m_folder / "samples" / (std::to_string(step) + ".txt"), toText(text));
+  const std::filesystem::path file = sampleFile(m_folder, step);
+  makeFolder(file.parent_path());
+  writeFileAtomically(file, toText(text));
 }
 
 void RunFolder::save(const Trainer& trainer) const {
   trainer.save(checkpoint());
   if (!m_tokenizer.empty()) keepTokenizer(m_tokenizer, checkpoint());
+}
+
+std::vector<TrainingEvent> eventsOf(const std::filesystem::path& folder, std::uint64_t steps) {
+  std::vector<TrainingEvent> events;
+  std::uint64_t newest = ~std::uint64_t{0};  // step of the line before
+  readLines(folder / "log.jsonl", steps, [&](std::uint64_t step, const nlohmann::json& entry) {
+    const auto number = [&](const char* key) { return numberOf(entry, key, 0.0); };
+    if (entry.contains("validation_bits_per_token"))
+      events.push_back(TrainingValidated{step, number("validation_bits_per_token"),
+                                         number("validation_bits_per_byte")});
+    else if (entry.contains("accuracy"))
+      events.push_back(TrainingExamined{step, number("accuracy")});
+    else
+      events.push_back(
+          TrainingStepped{.step = {.step = step,
+                                   .tokens = numberOf(entry, "tokens", std::uint64_t{0}),
+                                   .bits = number("bits_per_token"),
+                                   .gradientNorm = number("gradient_norm"),
+                                   .learningRate = number("learning_rate")},
+                          .bitsPerByte = number("bits_per_byte"),
+                          .seconds = number("seconds"),
+                          .tokensPerSecond = number("tokens_per_second")});
+    const std::filesystem::path sample = sampleFile(folder, step);
+    if (std::exchange(newest, step) != step && std::filesystem::exists(sample))
+      events.push_back(TrainingSampled{step, readText(sample)});
+  });
+  return events;
 }
 
 void keepTokenizer(const std::filesystem::path& tokenizer, const std::filesystem::path& folder) {

@@ -6,8 +6,11 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <vector>
 
 #include "engine/training/trainer.h"
+#include "engine/training/training_events.h"
 #include "engine/types.h"
 
 namespace mb {
@@ -48,6 +51,10 @@ class RunFolder {
   std::uintmax_t m_length = 0;  ///< of the log, in bytes that are surely written
   std::string m_waiting;        ///< lines that the disk did not take
 };
+
+/// Steps, validations and samples of a run's first `steps` steps, as its folder holds them. What a
+/// run knew only while it went on is zero. Throws FileError.
+std::vector<TrainingEvent> eventsOf(const std::filesystem::path& folder, std::uint64_t steps);
 
 /// Copies a tokenizer beside a model. Throws FileError.
 void keepTokenizer(const std::filesystem::path& tokenizer, const std::filesystem::path& folder);

@@ -10,6 +10,10 @@
 
 namespace mb {
 
+/// The first words of a text to begin samples with: from the beginning of a line or at least of a
+/// word. Never empty.
+Bytes promptFrom(ByteView text);
+
 /// The prompt and `count` tokens more. A byte model has no tokenizer (null). Throws Stopped, or
 /// RequestError for an empty prompt.
 Bytes writeSample(const Model& model, const Tokenizer* tokenizer, ByteView prompt,

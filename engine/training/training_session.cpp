@@ -22,7 +22,7 @@ constexpr double kTrialSeconds = 1;
 constexpr double kPlannedShare = 0.95;
 /// Share of the fitted steps in which the learning rate may rise.
 constexpr std::uint64_t kWarmUpShare = 10;
-constexpr std::size_t kPromptBytes = 48;
+constexpr std::size_t kPromptTokens = 256;  ///< that a prompt is looked for in
 /// Weight of the newest step in the running mean of their times.
 constexpr double kNewest = 0.1;
 
@@ -250,27 +250,20 @@ void TrainingSession::examine(std::stop_token stop) {
 void TrainingSession::sample(std::stop_token stop) {
   if (m_sampled == steps() || m_plan.recipe) return;
   expectNumbers();
-  const Bytes prompt = samplePrompt();
+  const TokenView text = m_material.validation.empty() ? m_material.text : m_material.validation;
+  const Bytes prompt =
+      m_plan.samplePrompt.empty()
+          ? promptFrom(m_material.bytesOf(text.first(std::min(text.size(), kPromptTokens))))
+          : m_plan.samplePrompt;
   const ParameterWeights weights(*m_layout, m_trainer->kept());
   const CpuModel model(weights, {}, {}, m_pool, stop);
   const SamplerSettings settings{.temperature = 0.8, .topK = 40, .seed = m_plan.options.seed};
-  Bytes text = writeSample(model, m_material.tokenizer.get(), prompt, m_plan.sampleTokens, settings,
-                           std::move(stop));
+  Bytes written = writeSample(model, m_material.tokenizer.get(), prompt, m_plan.sampleTokens,
+                              settings, std::move(stop));
   m_sampled = steps();
   m_sampledAt = spent();
-  m_folder->keepSample(steps(), text);
-  m_listener(TrainingSampled{steps(), std::move(text), prompt.size()});
-}
-
-/// The first words of the validation text, or else of the text.
-Bytes TrainingSession::samplePrompt() const {
-  if (!m_plan.samplePrompt.empty()) return m_plan.samplePrompt;
-  const TokenView text = m_material.validation.empty() ? m_material.text : m_material.validation;
-  Bytes prompt = m_material.bytesOf(text.first(std::min(text.size(), kPromptBytes)));
-  prompt.resize(std::min(prompt.size(), kPromptBytes));
-  const auto space = std::find(prompt.rbegin(), prompt.rend(), Byte(' '));
-  if (space != prompt.rend()) prompt.erase(space.base() - 1, prompt.end());
-  return prompt.empty() ? Bytes{' '} : prompt;
+  m_folder->keepSample(steps(), written);
+  m_listener(TrainingSampled{steps(), std::move(written), prompt.size()});
 }
 
 /// A step may ruin the weights before the next one's loss shows it.

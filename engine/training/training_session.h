@@ -8,61 +8,13 @@
 #include <memory>
 #include <optional>
 #include <stop_token>
-#include <variant>
 
 #include "engine/training/run_folder.h"
+#include "engine/training/training_events.h"
 #include "engine/training/training_plan.h"
 
 namespace mb {
 
-/// The run is ready to take steps.
-struct TrainingStarted {
-  std::size_t parameters = 0;
-  std::size_t tokens = 0;  ///< of the text
-  std::size_t validationTokens = 0;
-  std::size_t threads = 0;
-  double bytesPerToken = 1;
-  std::uint64_t step = 0;   ///< done already
-  std::uint64_t steps = 0;  ///< in all; 0 while they are to be fitted into the time
-  std::optional<double> validationBits = {};  ///< a token, of a run that goes on
-};
-
-/// How many steps fit into the time, by what the first ones took.
-struct TrainingFitted {
-  std::uint64_t steps = 0;
-  double secondsPerStep = 0;
-  double passes = 0;  ///< over the text
-};
-
-struct TrainingStepped {
-  TrainingStep step;
-  double bitsPerByte = 0;
-  double seconds = 0;  ///< since the run began, pauses left out
-  double tokensPerSecond = 0;
-  double bytesPerSecond = 0;
-  double secondsLeft = 0;
-};
-
-struct TrainingValidated {
-  std::uint64_t step = 0;
-  double bits = 0;  ///< a token
-  double bitsPerByte = 0;
-};
-
-/// Of a recipe.
-struct TrainingExamined {
-  std::uint64_t step = 0;
-  double accuracy = 0;  ///< share of the answers that are right
-};
-
-struct TrainingSampled {
-  std::uint64_t step = 0;
-  Bytes text;                   ///< prompt included
-  std::size_t promptBytes = 0;  ///< of it
-};
-
-using TrainingEvent = std::variant<TrainingStarted, TrainingFitted, TrainingStepped,
-                                   TrainingValidated, TrainingExamined, TrainingSampled>;
 /// Called in order, on the thread that runs the session.
 using TrainingListener = std::function<void(const TrainingEvent&)>;
 
@@ -79,7 +31,7 @@ class TrainingSession {
   /// All steps are done or the time is up.
   bool isDone() const;
   std::filesystem::path checkpoint() const { return m_folder->checkpoint(); }
-  std::size_t threads() const { return m_pool->size(); }
+  bool isByteLevel() const { return !m_material.tokenizer; }
 
   /// Trains until isDone(), with a checkpoint at the end. Throws Stopped within a layer, and
   /// FileError when the disk takes no more: nothing is saved then, but nothing is lost either, and
@@ -112,7 +64,6 @@ class TrainingSession {
   void validate(std::stop_token stop);
   void examine(std::stop_token stop);
   void sample(std::stop_token stop);
-  Bytes samplePrompt() const;
 
   TrainingPlan m_plan;
   TrainingListener m_listener;
