@@ -4,13 +4,14 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <span>
 #include <stop_token>
 #include <string>
 #include <vector>
 
-#include "engine/training/gradient.h"
 #include "engine/training/parameters.h"
+#include "engine/training/training_device.h"
 #include "engine/types.h"
 #include "kernels/cpu/thread_pool.h"
 
@@ -57,21 +58,27 @@ struct TrainingStep {
   double learningRate = 0;
 };
 
-/// Trains on the CPU, a stream a thread at a time. With the same options, text and number of
-/// threads the weights are the same, bit for bit, also across save() and resume().
+/// With the same options, text and device (on the CPU: number of threads) the weights are the same,
+/// bit for bit, also across save() and resume().
 class Trainer {
  public:
-  /// Throws RequestError for options out of range, a text of fewer tokens than one segment and its
-  /// target, or tokens outside the vocabulary. Layout, text and pool must outlive the trainer.
+  /// The device must be for as many streams. Throws RequestError for options out of range, a text
+  /// of fewer tokens than one segment and its target, or tokens outside the vocabulary. Layout and
+  /// text must outlive the trainer.
+  Trainer(const ParameterLayout& layout, TokenView text, const TrainingOptions& options,
+          std::unique_ptr<TrainingDevice> device);
+  /// On the CPU; the pool too must outlive the trainer.
   Trainer(const ParameterLayout& layout, std::vector<float> parameters, TokenView text,
           const TrainingOptions& options, cpu::ThreadPool& pool);
 
   std::uint64_t steps() const { return m_step; }
   bool isDone() const { return m_step >= m_options.steps; }
-  std::span<const float> parameters() const { return m_parameters; }
+  std::span<const float> parameters() const { return m_device->parameters(); }
+  const TrainingDevice& device() const { return *m_device; }
 
   /// One step. Throws Stopped between segments, with nothing changed; DivergedError when the loss
-  /// is not a number, with the weights of the step before.
+  /// is not a number, with the weights of the step before; DeviceError when the device fails, after
+  /// which only the last checkpoint is left.
   TrainingStep step(std::stop_token stop);
 
   /// Mean loss in bits a token of a text that is read from its beginning, the state carried on.
@@ -88,30 +95,17 @@ class Trainer {
   static std::filesystem::path newest(const std::filesystem::path& folder);
 
  private:
-  /// One place of the text.
-  struct Stream {
-    std::uint64_t position = 0;
-    std::vector<float> state;
-  };
-
-  void place(Stream& stream, std::uint64_t index) const;
-  double run(Stream& stream, std::size_t member, float scale);
+  bool place(std::uint64_t& position, std::uint64_t index) const;
+  std::vector<SegmentTokens> nextSegments(std::vector<std::uint64_t>& positions) const;
   void write(const std::filesystem::path& folder) const;
-  double addGradients();
-  void update(double learningRate, double factor);
   std::uint64_t textHash() const;
 
   const ParameterLayout& m_layout;
   TokenView m_text;
   TrainingOptions m_options;
-  cpu::ThreadPool& m_pool;
-  std::vector<float> m_parameters;
-  std::vector<float> m_momentum;  ///< AdamW's m
-  std::vector<float> m_squares;   ///< AdamW's v
-  std::vector<Stream> m_streams;
+  std::unique_ptr<TrainingDevice> m_device;
+  std::vector<std::uint64_t> m_positions;  ///< of the streams in the text
   std::uint64_t m_step = 0;
-  std::vector<Backprop<float>> m_backprops;     ///< of each thread
-  std::vector<std::vector<float>> m_gradients;  ///< likewise
 };
 
 }  // namespace mb
