@@ -12,6 +12,7 @@
 #include "engine/text_file.h"
 #include "engine/tokenizer/tokenizer.h"
 #include "engine/training/trainer.h"
+#include "engine/training/training_devices.h"
 
 namespace mb::cli {
 
@@ -34,7 +35,8 @@ struct Arguments {
   std::uint64_t checkpointEvery = 100;
   std::uint64_t validateEvery = 100;
   std::size_t validationTokens = 65536;
-  std::size_t threads = 0;
+  DeviceArguments device;
+  double memory = 0;
   bool forget = false;
   bool resume = false;
 };
@@ -243,11 +245,19 @@ int train(Arguments& arguments) {
     throw FormatError(arguments.validation, "text to validate with", "at least 2 tokens", "one");
 
   const ParameterLayout layout(start.config);
-  cpu::ThreadPool pool(arguments.threads);
-  Trainer trainer(layout,
-                  start.from.empty() ? initialParameters(layout, arguments.options.seed)
-                                     : readParameters(layout, Checkpoint(start.from)),
-                  text, arguments.options, pool);
+  checkOptions(arguments.options);
+  cpu::ThreadPool pool(arguments.device.threads);
+  ChosenTrainingDevice chosen =
+      makeTrainingDevice(layout,
+                         start.from.empty() ? initialParameters(layout, arguments.options.seed)
+                                            : readParameters(layout, Checkpoint(start.from)),
+                         {.streams = arguments.options.streams,
+                          .segment = arguments.options.segment,
+                          .device = arguments.device.options(),
+                          .memory = static_cast<std::size_t>(arguments.memory * 1e9)},
+                         pool);
+  const std::string device = chosen.device->name() + " (" + chosen.reason + ")";
+  Trainer trainer(layout, text, arguments.options, std::move(chosen.device));
   RunFolder folder(arguments, start.tokenizer);
   if (arguments.resume) trainer.resume(Trainer::newest(folder.checkpoint()));
   folder.describe({{"version", programVersion()},
@@ -256,9 +266,9 @@ int train(Arguments& arguments) {
                    {"model", arguments.model},
                    {"parameters", layout.size()},
                    {"tokens", text.size()},
-                   {"threads", pool.size()}});
-  std::fprintf(stderr, "%.2f million parameters, %zu tokens of text, on the CPU with %zu threads\n",
-               static_cast<double>(layout.size()) * 1e-6, text.size(), pool.size());
+                   {"device", device}});
+  std::fprintf(stderr, "%.2f million parameters, %zu tokens of text, on %s\n",
+               static_cast<double>(layout.size()) * 1e-6, text.size(), device.c_str());
   Training(arguments, trainer, folder, validation).run(stop);
   return 0;
 }
@@ -268,7 +278,7 @@ int train(Arguments& arguments) {
 Run addTrain(CLI::App& app) {
   const auto arguments = std::make_shared<Arguments>();
   TrainingOptions& options = arguments->options;
-  CLI::App& command = *app.add_subcommand("train", "Train a model on texts, on the CPU");
+  CLI::App& command = *app.add_subcommand("train", "Train a model on texts");
   command
       .add_option("--file", arguments->files,
                   "Text to train on, also .xz or .zst; several are joined")
@@ -277,7 +287,7 @@ Run addTrain(CLI::App& app) {
   command.add_option("--out", arguments->out, "Folder of the run")->required();
   auto* model = command.add_option("--model", arguments->model, "Model folder to go on from");
   command.add_option("--shape", arguments->shape, "Shape of a new model")
-      ->check(CLI::IsMember({"4M", "14M", "130M", "353M", "972M", "1.6B"}))
+      ->check(CLI::IsMember({"4M", "14M", "20M", "130M", "353M", "972M", "1.6B"}))
       ->excludes(model)
       ->capture_default_str();
   command.add_option("--width", arguments->width, "d of a new model, in place of the shape's")
@@ -318,7 +328,11 @@ Run addTrain(CLI::App& app) {
   command.add_option("--seed", options.seed, "Of the weights and of --forget")
       ->check(AtLeast(0))
       ->capture_default_str();
-  command.add_option("--threads", arguments->threads, "0 takes all")->check(AtLeast(0));
+  command
+      .add_option("--memory", arguments->memory,
+                  "GB of device memory to stay within if possible; 0 takes what is free")
+      ->check(Between(0.0, 1e6));
+  arguments->device.addTo(command);
   command.add_flag("--resume", arguments->resume, "Go on with the run in --out");
   return [arguments] { return train(*arguments); };
 }

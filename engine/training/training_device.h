@@ -38,6 +38,12 @@ struct TrainedState {
   std::vector<std::vector<float>> states;  ///< of each stream, as emptyState() lays them out
 };
 
+/// How long one kind of work took.
+struct StageTime {
+  std::string stage;
+  double seconds = 0;
+};
+
 /// Not thread-safe. All but the constructors and threads() throw DeviceError when the device fails;
 /// what it holds is lost then.
 class TrainingDevice {
@@ -75,6 +81,10 @@ class TrainingDevice {
   /// began with, stream by stream, [streams][emptyState().size()].
   virtual std::vector<float> gradient() const = 0;
   virtual std::vector<float> stateGradient() const = 0;
+
+  /// What kinds of work took since the call before; the first one begins. Empty where that is not
+  /// known.
+  virtual std::vector<StageTime> profile() { return {}; }
 };
 
 }  // namespace mb
