@@ -21,22 +21,14 @@ struct Arguments {
   WritingOptions writing;
   GenerationSettings generation;
   AcceptanceOptions acceptance;
-  std::string device = "auto";
   bool countsText = false;
   TrainArguments training;
 };
 
-DeviceOptions deviceOf(const Arguments& arguments) {
-  DeviceArguments device;
-  device.device = arguments.device;
-  device.threads = arguments.training.plan.threads;
-  return device.options();
-}
-
 /// The verifier; on the CPU once for each thread, which writes more than one with all of them.
 std::vector<std::shared_ptr<const Model>> openAuthors(const Arguments& arguments,
                                                       std::stop_token stop) {
-  ModelLoader loader(deviceOf(arguments));
+  ModelLoader loader(arguments.training.device.options());
   const auto verifier = loader.open(modelFolder(arguments.verifier, "books"), stop);
   sayWhenGivenUp(loader);
   std::vector<std::shared_ptr<const Model>> authors;
@@ -88,7 +80,7 @@ std::filesystem::path letWrite(const Arguments& arguments, std::stop_token stop)
 /// How much of what the drafter in a folder proposes the verifier accepts.
 SpeculationTotals acceptanceOf(const Arguments& arguments, const std::filesystem::path& drafter,
                                std::stop_token stop) {
-  ModelLoader loader(deviceOf(arguments));
+  ModelLoader loader(arguments.training.device.options());
   const Bytes text = readText(arguments.training.plan.validation, stop);
   Progress progress("measured", "prompts");
   return measureAcceptance(
@@ -154,9 +146,6 @@ Run addDistill(CLI::App& app) {
       ->capture_default_str();
   command.add_flag("--count-text", arguments->countsText,
                    "The text's tokens count as those of the verifier do");
-  command.add_option("--device", arguments->device, "Of the verifier: auto, cpu or cuda")
-      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
-      ->capture_default_str();
   addTrainingOptions(command, training);
   return [arguments] { return distill(*arguments); };
 }

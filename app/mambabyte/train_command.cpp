@@ -27,6 +27,9 @@ TrainingPlan planOf(const TrainArguments& arguments) {
   plan.fitSteps = plan.minutes > 0 && arguments.steps->count() == 0;
   plan.samplePrompt = toBytes(arguments.samplePrompt);
   plan.shape = newShape(arguments);
+  plan.device = arguments.device.options();
+  plan.threads = plan.device.threads;
+  plan.memory = static_cast<std::size_t>(arguments.memory * 1e9);
   return plan;
 }
 
@@ -58,9 +61,9 @@ class Report {
   void show(const TrainingStarted& started) {
     m_steps = started.steps;
     m_validation = started.validationBits;
-    std::fprintf(stderr,
-                 "%.2f million parameters, %zu tokens of text, on the CPU with %zu threads\n",
-                 static_cast<double>(started.parameters) * 1e-6, started.tokens, started.threads);
+    std::fprintf(stderr, "%.2f million parameters, %zu tokens of text, on %s\n",
+                 static_cast<double>(started.parameters) * 1e-6, started.tokens,
+                 started.device.c_str());
   }
   void show(const TrainingFitted& fitted) {
     m_steps = fitted.steps;
@@ -123,7 +126,7 @@ void addTrainingOptions(CLI::App& command, TrainArguments& arguments) {
   command.add_option("--out", plan.folder, "Folder of the run")->required();
   auto* model = command.add_option("--model", plan.model, "Model folder to go on from");
   command.add_option("--shape", arguments.shape, "Shape of a new model")
-      ->check(CLI::IsMember({"4M", "14M", "130M", "353M", "972M", "1.6B"}))
+      ->check(CLI::IsMember({"4M", "14M", "20M", "130M", "353M", "972M", "1.6B"}))
       ->excludes(model)
       ->capture_default_str();
   command.add_option("--width", arguments.width, "d of a new model, in place of the shape's")
@@ -171,14 +174,18 @@ void addTrainingOptions(CLI::App& command, TrainArguments& arguments) {
   command.add_option("--seed", options.seed, "Of the weights and of --forget")
       ->check(AtLeast(0))
       ->capture_default_str();
-  command.add_option("--threads", plan.threads, "0 takes all")->check(AtLeast(0));
+  command
+      .add_option("--memory", arguments.memory,
+                  "GB of device memory to stay within if possible; 0 takes what is free")
+      ->check(Between(0.0, 1e6));
+  arguments.device.addTo(command);
   command.add_flag("--resume", plan.resume, "Go on with the run in --out");
 }
 
 Run addTrain(CLI::App& app) {
   const auto arguments = std::make_shared<TrainArguments>();
   TrainingPlan& plan = arguments->plan;
-  CLI::App& command = *app.add_subcommand("train", "Train a model on texts, on the CPU");
+  CLI::App& command = *app.add_subcommand("train", "Train a model on texts, or on a recipe");
   CLI::App& data = *command.add_option_group("data")->require_option(1);
   data.add_option("--file", plan.files, "Text to train on, also .xz or .zst; several are joined");
   auto* recipe = addRecipeOption(data, "A task of the Mamba paper to train on; sets its defaults",

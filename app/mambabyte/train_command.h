@@ -16,6 +16,8 @@ struct TrainArguments {
   std::string schedule = "cosine";
   std::string samplePrompt;
   bool forget = false;
+  DeviceArguments device;
+  double memory = 0;                   ///< GB
   const CLI::Option* steps = nullptr;  ///< --steps, which may not be given
 };
 

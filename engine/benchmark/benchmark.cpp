@@ -18,23 +18,6 @@ double secondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-/// Repeats `work`, which processes `tokens` tokens, for the sample time; one sample a repeat.
-Samples sample(const BenchmarkOptions& options, std::size_t tokens,
-               const std::function<void()>& work) {
-  work();
-  Samples samples;
-  for (std::size_t i = 0; i < options.repeats; ++i) {
-    std::size_t count = 0;
-    const auto start = Clock::now();
-    do {
-      work();
-      ++count;
-    } while (secondsSince(start) < options.secondsPerSample);
-    samples.values.push_back(static_cast<double>(count * tokens) / secondsSince(start));
-  }
-  return samples;
-}
-
 std::vector<Token> randomTokens(const Model& model, std::size_t count) {
   std::vector<Token> tokens(count);
   for (std::size_t i = 0; i < count; ++i)
@@ -77,6 +60,22 @@ double Samples::most() const {
   return values.empty() ? 0 : *std::ranges::max_element(values);
 }
 
+Samples sampleRate(const BenchmarkOptions& options, std::size_t tokens,
+                   const std::function<void()>& work) {
+  work();
+  Samples samples;
+  for (std::size_t i = 0; i < options.repeats; ++i) {
+    std::size_t count = 0;
+    const auto start = Clock::now();
+    do {
+      work();
+      ++count;
+    } while (secondsSince(start) < options.secondsPerSample);
+    samples.values.push_back(static_cast<double>(count * tokens) / secondsSince(start));
+  }
+  return samples;
+}
+
 BenchmarkResult benchmarkDecode(const Model& model, double bandwidth,
                                 const BenchmarkOptions& options) {
   const auto runner = model.newRunner();
@@ -84,7 +83,7 @@ BenchmarkResult benchmarkDecode(const Model& model, double bandwidth,
   State next = state;
   const std::vector<Token> tokens = randomTokens(model, 64);
   std::size_t at = 0;
-  const Samples rate = sample(options, 1, [&] {
+  const Samples rate = sampleRate(options, 1, [&] {
     runner->advance(state, next, {&tokens[at++ % tokens.size()], 1}, {LogitsWanted::Last, {}, {}});
     std::swap(state, next);
   });
@@ -95,7 +94,7 @@ BenchmarkResult benchmarkPrefill(const Model& model, double bandwidth,
                                  const BenchmarkOptions& options) {
   const auto runner = model.newRunner();
   const std::vector<Token> tokens = randomTokens(model, options.prefillLength);
-  const Samples rate = sample(options, tokens.size(), [&] {
+  const Samples rate = sampleRate(options, tokens.size(), [&] {
     State state = model.newState();
     for (std::size_t first = 0; first < tokens.size(); first += runner->maxRead()) {
       const std::size_t size = std::min(runner->maxRead(), tokens.size() - first);
@@ -114,7 +113,7 @@ BenchmarkResult benchmarkVerify(const Model& model, double bandwidth,
   State next = state;
   const std::vector<Token> tokens = randomTokens(model, options.verifyLength);
   const Samples rate =
-      sample(options, tokens.size(), [&] { runner->advance(state, next, tokens, {}); });
+      sampleRate(options, tokens.size(), [&] { runner->advance(state, next, tokens, {}); });
   return resultOf("verify", model, rate, bandwidth, tokens.size());
 }
 

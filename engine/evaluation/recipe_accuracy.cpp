@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "engine/decoding/sampler.h"
-#include "engine/training/gradient.h"
 
 namespace mb {
 

@@ -6,7 +6,6 @@
 
 #include "engine/error.h"
 #include "engine/model/mix.h"
-#include "engine/training/gradient.h"
 #include "engine/training/trainer.h"
 
 namespace mb {

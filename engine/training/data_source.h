@@ -11,6 +11,9 @@ namespace mb {
 
 struct TrainingOptions;
 
+/// A target that does not count.
+inline constexpr Token kNoTarget = -1;
+
 /// Tokens that a stream reads in one pass.
 struct Lesson {
   std::vector<Token> inputs;
@@ -27,6 +30,8 @@ class DataSource {
   /// Sets `lesson` to the next of a stream that stands at `place`, and moves that on. `index`
   /// counts the lessons of the run.
   virtual void next(std::uint64_t& place, std::uint64_t index, Lesson& lesson) const = 0;
+  /// Inputs of every lesson.
+  virtual std::size_t lessonTokens() const = 0;
   /// Tells the source from others, so that a run goes on with the same.
   virtual std::uint64_t hash() const = 0;
 };
@@ -44,6 +49,7 @@ class TextSource : public DataSource {
 
   std::uint64_t firstPlace(std::size_t stream) const override;
   void next(std::uint64_t& place, std::uint64_t index, Lesson& lesson) const override;
+  std::size_t lessonTokens() const override { return m_segment; }
   std::uint64_t hash() const override;
 
  private:

@@ -7,6 +7,7 @@
 #include <stop_token>
 #include <vector>
 
+#include "engine/training/data_source.h"
 #include "engine/training/parameters.h"
 #include "engine/types.h"
 
@@ -16,9 +17,6 @@ namespace mb {
 /// 1][e], oldest first, then s [e][n].
 template <class Real>
 std::vector<Real> emptyState(const ModelConfig& config);
-
-/// A target that does not count.
-inline constexpr Token kNoTarget = -1;
 
 template <class Real>
 struct Segment {

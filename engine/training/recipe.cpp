@@ -5,7 +5,6 @@
 
 #include "engine/error.h"
 #include "engine/model/mix.h"
-#include "engine/training/gradient.h"
 
 namespace mb {
 
@@ -133,6 +132,12 @@ RecipeSource::RecipeSource(const Recipe& recipe, const TrainingOptions& options)
 void RecipeSource::next(std::uint64_t&, std::uint64_t index, Lesson& lesson) const {
   m_recipe.make(m_length, mix(m_seed, index), lesson);
   lesson.beginsAnew = true;
+}
+
+std::size_t RecipeSource::lessonTokens() const {
+  Lesson example;
+  m_recipe.make(m_length, 0, example);
+  return example.inputs.size();
 }
 
 std::uint64_t RecipeSource::hash() const {

@@ -49,6 +49,7 @@ class RecipeSource : public DataSource {
 
   std::uint64_t firstPlace(std::size_t) const override { return 0; }
   void next(std::uint64_t& place, std::uint64_t index, Lesson& lesson) const override;
+  std::size_t lessonTokens() const override;
   std::uint64_t hash() const override;
 
  private:

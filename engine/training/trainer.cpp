@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cblas.h>
 #include <cmath>
 #include <cstring>
 #include <nlohmann/json.hpp>
@@ -11,7 +10,8 @@
 #include "engine/checkpoint/mapped_file.h"
 #include "engine/error.h"
 #include "engine/file_io.h"
-#include "engine/model/mix.h"
+#include "engine/training/cpu_training_device.h"
+#include "engine/training/gradient.h"
 
 namespace mb {
 
@@ -128,150 +128,67 @@ double learningRateAt(const TrainingOptions& o, std::uint64_t step) {
 Trainer::Trainer(const ParameterLayout& layout, std::vector<float> parameters,
                  std::unique_ptr<const DataSource> source, const TrainingOptions& options,
                  cpu::ThreadPool& pool)
+    : Trainer(layout, std::move(source), options,
+              std::make_unique<CpuTrainingDevice>(layout, std::move(parameters), options.streams,
+                                                  pool)) {}
+
+Trainer::Trainer(const ParameterLayout& layout, std::unique_ptr<const DataSource> source,
+                 const TrainingOptions& options, std::unique_ptr<TrainingDevice> device)
     : m_layout(layout),
       m_source(std::move(source)),
       m_options(options),
-      m_pool(pool),
-      m_parameters(std::move(parameters)),
-      m_momentum(layout.size()),
-      m_squares(layout.size()),
-      m_streams(options.streams) {
+      m_device(std::move(device)),
+      m_places(options.streams) {
   checkOptions(options);
-  if (options.ema > 0) m_average = m_parameters;
-  openblas_set_num_threads(1);  // streams are what threads share
   m_lessons.resize(options.streams * options.accumulate);
-  for (std::size_t i = 0; i < m_streams.size(); ++i) {
-    m_streams[i].state = emptyState<float>(layout.config());
-    m_streams[i].place = m_source->firstPlace(i);
-  }
-  const std::size_t members = std::min(pool.size(), options.streams);
-  for (std::size_t i = 0; i < members; ++i) {
-    m_backprops.emplace_back(layout);
-    m_gradients.emplace_back(layout.size());
-  }
+  for (std::size_t i = 0; i < m_places.size(); ++i) m_places[i] = m_source->firstPlace(i);
 }
 
 /// Sets the step's lessons: those of the first stream, then those of the next.
-void Trainer::prepare(std::vector<Stream>& streams) {
-  for (std::size_t i = 0; i < m_lessons.size(); ++i)
-    m_source->next(streams[i / m_options.accumulate].place, m_step * m_lessons.size() + i,
-                   m_lessons[i]);
-}
-
-/// Loss of a stream's lesson in bits, each target's weighed with `scale`; adds to the member's
-/// gradient.
-double Trainer::run(Stream& stream, const Lesson& lesson, std::size_t member, float scale,
-                    std::stop_token stop) {
-  if (lesson.beginsAnew) std::ranges::fill(stream.state, 0.0f);
-  const float loss = m_backprops[member].run(m_parameters,
-                                             {.inputs = lesson.inputs,
-                                              .targets = lesson.targets,
-                                              .stateIn = stream.state,
-                                              .stateOut = stream.state,
-                                              .gradient = m_gradients[member]},
-                                             scale, std::move(stop));
-  return static_cast<double>(loss) / std::numbers::ln2;
+std::vector<SegmentTokens> Trainer::prepare(std::vector<std::uint64_t>& places) {
+  std::vector<SegmentTokens> segments;
+  for (std::size_t i = 0; i < m_lessons.size(); ++i) {
+    Lesson& lesson = m_lessons[i];
+    m_source->next(places[i / m_options.accumulate], m_step * m_lessons.size() + i, lesson);
+    segments.push_back({lesson.inputs, lesson.targets, lesson.beginsAnew});
+  }
+  return segments;
 }
 
 TrainingStep Trainer::step(std::stop_token stop) {
-  std::vector<Stream> streams = m_streams;  // as they were, should the step not come to its end
-  prepare(streams);
-  const std::size_t members = m_backprops.size();
-  std::vector<double> bits(members);
-  for (auto& gradient : m_gradients) std::ranges::fill(gradient, 0.0f);
-  const float scale = 1 / static_cast<float>(std::max<std::size_t>(1, countTargets(m_lessons)));
-  m_pool.run([&](std::size_t member) {
-    if (member >= members) return;
-    const cpu::Range own = cpu::share(m_options.streams, member, members);
-    try {
-      for (std::size_t i = own.begin; i < own.end; ++i)
-        for (std::size_t part = 0; part < m_options.accumulate; ++part)
-          bits[member] +=
-              run(streams[i], m_lessons[i * m_options.accumulate + part], member, scale, stop);
-    } catch (const Stopped&) {  // the others see it for themselves
-    }
-  });
-  if (stop.stop_requested()) throw Stopped();
+  std::vector<std::uint64_t> places = m_places;
+  const std::vector<SegmentTokens> segments = prepare(places);
+  const std::size_t targets = std::max<std::size_t>(1, countTargets(m_lessons));
   TrainingStep done;
-  for (const double part : bits) done.bits += part;
-  done.gradientNorm = addGradients();
+  done.bits = m_device->learn(segments, 1 / static_cast<float>(targets), std::move(stop)) /
+              std::numbers::ln2;
+  done.gradientNorm = m_device->gradientNorm();
   if (!std::isfinite(done.bits) || !std::isfinite(done.gradientNorm))
     throw DivergedError("the loss of step " + std::to_string(m_step + 1) +
                         " is not a number; a lower learning rate may help");
   done.learningRate = learningRateAt(m_options, m_step);
   const bool clips = m_options.clip > 0 && done.gradientNorm > m_options.clip;
-  update(done.learningRate, clips ? m_options.clip / done.gradientNorm : 1);
-  m_streams = std::move(streams);
+  const double count = static_cast<double>(m_step + 1);
+  m_device->update({.count = m_step + 1,
+                    .learningRate = done.learningRate,
+                    .weightDecay = m_options.weightDecay,
+                    .beta1 = m_options.beta1,
+                    .beta2 = m_options.beta2,
+                    .epsilon = m_options.epsilon,
+                    .factor = clips ? m_options.clip / done.gradientNorm : 1,
+                    .averaged = std::min(m_options.ema, count / (count + 9))});
+  m_places = std::move(places);
   done.step = ++m_step;
   for (const Lesson& lesson : m_lessons) m_tokens += lesson.inputs.size();
   done.tokens = m_tokens;
   return done;
 }
 
-/// Adds the members' gradients to the first one, in their order; returns the norm.
-double Trainer::addGradients() {
-  std::vector<double> squares(m_pool.size());
-  m_pool.run([&](std::size_t member) {
-    const cpu::Range own = cpu::share(m_layout.size(), member, m_pool.size());
-    for (std::size_t i = own.begin; i < own.end; ++i) {
-      float sum = m_gradients[0][i];
-      for (std::size_t other = 1; other < m_gradients.size(); ++other) sum += m_gradients[other][i];
-      m_gradients[0][i] = sum;
-      squares[member] += static_cast<double>(sum) * static_cast<double>(sum);
-    }
-  });
-  double sum = 0;
-  for (const double part : squares) sum += part;
-  return std::sqrt(sum);
-}
-
-/// AdamW: Loshchilov and Hutter, arXiv 1711.05101.
-void Trainer::update(double learningRate, double factor) {
-  const double count = static_cast<double>(m_step + 1);
-  const auto rate = static_cast<float>(learningRate / (1 - std::pow(m_options.beta1, count)));
-  const auto correction = static_cast<float>(1 / (1 - std::pow(m_options.beta2, count)));
-  const auto beta1 = static_cast<float>(m_options.beta1);
-  const auto beta2 = static_cast<float>(m_options.beta2);
-  const auto epsilon = static_cast<float>(m_options.epsilon);
-  const auto clip = static_cast<float>(factor);
-  const auto stays = static_cast<float>(std::min(m_options.ema, count / (count + 9)));
-  const auto& parameters = m_layout.parameters();
-  m_pool.run([&](std::size_t member) {
-    const cpu::Range own = cpu::share(parameters.size(), member, m_pool.size());
-    for (std::size_t p = own.begin; p < own.end; ++p) {
-      const Parameter& parameter = parameters[p];
-      const auto keep =
-          static_cast<float>(1 - (parameter.decays ? learningRate * m_options.weightDecay : 0.0));
-      for (std::size_t i = parameter.offset; i < parameter.offset + parameter.size; ++i) {
-        const float gradient = m_gradients[0][i] * clip;
-        m_momentum[i] = beta1 * m_momentum[i] + (1 - beta1) * gradient;
-        m_squares[i] = beta2 * m_squares[i] + (1 - beta2) * gradient * gradient;
-        m_parameters[i] = keep * m_parameters[i] -
-                          rate * m_momentum[i] / (std::sqrt(m_squares[i] * correction) + epsilon);
-      }
-      if (m_average.empty()) continue;
-      for (std::size_t i = parameter.offset; i < parameter.offset + parameter.size; ++i)
-        m_average[i] = stays * m_average[i] + (1 - stays) * m_parameters[i];
-    }
-  });
-}
-
 double Trainer::validate(TokenView text, std::stop_token stop) {
   expect(text.size() > 1, "text to validate with", "at least 2 tokens",
          std::to_string(text.size()));
-  std::vector<float> state = emptyState<float>(m_layout.config());
-  double nats = 0;
-  for (std::size_t first = 0; first + 1 < text.size(); first += m_options.segment) {
-    const std::size_t count = std::min(m_options.segment, text.size() - 1 - first);
-    nats += static_cast<double>(m_backprops[0].run(kept(),
-                                                   {.inputs = text.subspan(first, count),
-                                                    .targets = text.subspan(first + 1, count),
-                                                    .stateIn = state,
-                                                    .stateOut = state,
-                                                    .gradient = {}},
-                                                   1, stop));
-  }
-  return nats / std::numbers::ln2 / static_cast<double>(text.size() - 1);
+  return m_device->lossOf(text, m_options.segment, std::move(stop)) / std::numbers::ln2 /
+         static_cast<double>(text.size() - 1);
 }
 
 /// A new folder takes the old one's place, which is moved aside until then.
@@ -290,23 +207,26 @@ void Trainer::save(const std::filesystem::path& folder) const {
   }
 }
 
-/// The file that says that a checkpoint is complete comes last.
+/// The file that says that a checkpoint is complete comes last. Beside an average, which is the
+/// model, lie the parameters.
 void Trainer::write(const std::filesystem::path& folder) const {
-  writeModel(folder, m_layout, kept());
+  const TrainedState state = m_device->state();
+  const bool averages = !state.average.empty();
+  writeModel(folder, m_layout, averages ? state.average : state.parameters);
   const std::string head = nlohmann::json({{"format", kFormat},
                                            {"options", describe(m_options)},
                                            {"data", m_source->hash()},
-                                           {"threads", m_backprops.size()}})
+                                           {"threads", m_device->threads()},
+                                           {"averages", averages}})
                                .dump();
-  std::vector<std::uint64_t> numbers{m_step, m_tokens};
-  for (const Stream& stream : m_streams) numbers.push_back(stream.place);
+  const std::array<std::uint64_t, 2> counts{m_step, m_tokens};
   const std::uint64_t length = head.size();
   std::vector<std::span<const std::byte>> parts = {
-      std::as_bytes(std::span(&length, 1)), std::as_bytes(std::span(head)),
-      std::as_bytes(std::span(numbers)), std::as_bytes(std::span(m_momentum)),
-      std::as_bytes(std::span(m_squares))};
-  for (const Stream& stream : m_streams) parts.push_back(std::as_bytes(std::span(stream.state)));
-  if (!m_average.empty()) parts.push_back(std::as_bytes(std::span(m_parameters)));
+      std::as_bytes(std::span(&length, 1)),     std::as_bytes(std::span(head)),
+      std::as_bytes(std::span(counts)),         std::as_bytes(std::span(m_places)),
+      std::as_bytes(std::span(state.momentum)), std::as_bytes(std::span(state.squares))};
+  for (const auto& stream : state.states) parts.push_back(std::as_bytes(std::span(stream)));
+  if (averages) parts.push_back(std::as_bytes(std::span(state.parameters)));
   writeFileAtomically(folder / kStateFile, parts);
 }
 
@@ -333,30 +253,30 @@ void Trainer::resume(const std::filesystem::path& folder) {
   same("format", kFormat);
   same("options", describe(m_options));
   same("data", m_source->hash());
-  same("threads", m_backprops.size());
+  // Another device goes on too, but only the same one exactly.
+  if (m_device->threads() > 0 && head.value("threads", 0u) > 0)
+    same("threads", m_device->threads());
   const std::uint64_t step = reader.number();
   const std::uint64_t tokens = reader.number();
-  std::vector<Stream> streams = m_streams;
-  for (Stream& stream : streams) stream.place = reader.number();
-  std::vector<float> momentum(m_layout.size());
-  std::vector<float> squares(m_layout.size());
-  reader.values(momentum);
-  reader.values(squares);
-  for (Stream& stream : streams) reader.values(stream.state);
-  std::vector<float> parameters = readParameters(m_layout, checkpoint);
-  std::vector<float> average;
-  if (!m_average.empty()) {
-    average = parameters;
-    reader.values(parameters);
+  std::vector<std::uint64_t> places = m_places;
+  for (std::uint64_t& place : places) place = reader.number();
+  TrainedState state;
+  state.momentum.resize(m_layout.size());
+  state.squares.resize(m_layout.size());
+  state.states.assign(m_places.size(), emptyState<float>(m_layout.config()));
+  reader.values(state.momentum);
+  reader.values(state.squares);
+  for (std::vector<float>& stream : state.states) reader.values(stream);
+  state.parameters = readParameters(m_layout, checkpoint);
+  if (head.value("averages", false)) {
+    state.average = state.parameters;
+    reader.values(state.parameters);
   }
   reader.end();
-  m_average = std::move(average);
-  m_parameters = std::move(parameters);
+  m_device->setState(std::move(state));
+  m_places = std::move(places);
   m_step = step;
   m_tokens = tokens;
-  m_streams = std::move(streams);
-  m_momentum = std::move(momentum);
-  m_squares = std::move(squares);
 }
 
 }  // namespace mb

@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "engine/training/data_source.h"
-#include "engine/training/gradient.h"
 #include "engine/training/parameters.h"
+#include "engine/training/training_device.h"
 #include "engine/types.h"
 #include "kernels/cpu/thread_pool.h"
 
@@ -66,24 +66,30 @@ struct TrainingStep {
   double learningRate = 0;
 };
 
-/// Trains on the CPU, a stream a thread at a time. With the same options, data and number of
-/// threads the weights are the same, bit for bit, also across save() and resume().
+/// With the same options, data and device (on the CPU: number of threads) the weights are the same,
+/// bit for bit, also across save() and resume().
 class Trainer {
  public:
-  /// Throws RequestError for options out of range. Layout and pool must outlive the trainer; the
-  /// source's tokens must lie within the vocabulary.
+  /// The device must be for as many streams, and for lessons as long as the source's. Throws
+  /// RequestError for options out of range. The layout must outlive the trainer; the source's
+  /// tokens must lie within the vocabulary.
+  Trainer(const ParameterLayout& layout, std::unique_ptr<const DataSource> source,
+          const TrainingOptions& options, std::unique_ptr<TrainingDevice> device);
+  /// On the CPU; the pool too must outlive the trainer.
   Trainer(const ParameterLayout& layout, std::vector<float> parameters,
           std::unique_ptr<const DataSource> source, const TrainingOptions& options,
           cpu::ThreadPool& pool);
 
   std::uint64_t steps() const { return m_step; }
   bool isDone() const { return m_step >= m_options.steps; }
-  std::span<const float> parameters() const { return m_parameters; }
+  std::span<const float> parameters() const { return m_device->parameters(); }
   /// What is validated and saved as the model: the moving average, or the parameters without one.
-  std::span<const float> kept() const { return m_average.empty() ? m_parameters : m_average; }
+  std::span<const float> kept() const { return m_device->kept(); }
+  const TrainingDevice& device() const { return *m_device; }
 
   /// One step. Throws Stopped, within a layer of a segment, with nothing changed; DivergedError
-  /// when the loss is not a number, with the weights of the step before.
+  /// when the loss is not a number, with the weights of the step before; DeviceError when the
+  /// device fails, after which only the last checkpoint is left.
   TrainingStep step(std::stop_token stop);
 
   /// Mean loss of kept() in bits a token, on a text that is read from its beginning, the state
@@ -101,32 +107,17 @@ class Trainer {
   static std::filesystem::path newest(const std::filesystem::path& folder);
 
  private:
-  struct Stream {
-    std::uint64_t place = 0;  ///< as the source counts
-    std::vector<float> state;
-  };
-
-  void prepare(std::vector<Stream>& streams);
-  double run(Stream& stream, const Lesson& lesson, std::size_t member, float scale,
-             std::stop_token stop);
+  std::vector<SegmentTokens> prepare(std::vector<std::uint64_t>& places);
   void write(const std::filesystem::path& folder) const;
-  double addGradients();
-  void update(double learningRate, double factor);
 
   const ParameterLayout& m_layout;
   std::unique_ptr<const DataSource> m_source;
   TrainingOptions m_options;
-  cpu::ThreadPool& m_pool;
-  std::vector<float> m_parameters;
-  std::vector<float> m_momentum;  ///< AdamW's m
-  std::vector<float> m_squares;   ///< AdamW's v
-  std::vector<float> m_average;   ///< of the parameters, or empty
-  std::vector<Stream> m_streams;
-  std::vector<Lesson> m_lessons;  ///< of the step: [streams][accumulate]
+  std::unique_ptr<TrainingDevice> m_device;
+  std::vector<std::uint64_t> m_places;  ///< of the streams, as the source counts
+  std::vector<Lesson> m_lessons;        ///< of the step: [streams][accumulate]
   std::uint64_t m_step = 0;
-  std::uint64_t m_tokens = 0;                   ///< read by now
-  std::vector<Backprop<float>> m_backprops;     ///< of each thread
-  std::vector<std::vector<float>> m_gradients;  ///< likewise
+  std::uint64_t m_tokens = 0;  ///< read by now
 };
 
 }  // namespace mb

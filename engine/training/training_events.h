@@ -16,6 +16,7 @@ struct TrainingStarted {
   std::size_t tokens = 0;  ///< of the text
   std::size_t validationTokens = 0;
   std::size_t threads = 0;
+  std::string device = {};  ///< that trains, and why that one
   double bytesPerToken = 1;
   std::uint64_t step = 0;   ///< done already
   std::uint64_t steps = 0;  ///< in all; 0 while they are to be fitted into the time

@@ -50,7 +50,9 @@ struct TrainingPlan {
   std::size_t validationTokens = 65536;  ///< most
   std::size_t sampleTokens = 160;
   Bytes samplePrompt;       ///< empty takes the beginning of the validation text
-  std::size_t threads = 0;  ///< 0 takes all
+  std::size_t threads = 0;  ///< of the CPU; 0 takes all
+  DeviceOptions device;     ///< that trains
+  std::size_t memory = 0;   ///< bytes of a device to stay within if possible; 0: all
 };
 
 /// Whether training runs on that device yet.

@@ -11,6 +11,7 @@
 #include "engine/evaluation/recipe_accuracy.h"
 #include "engine/export/run_export.h"
 #include "engine/training/sample.h"
+#include "engine/training/training_devices.h"
 
 namespace mb {
 
@@ -49,7 +50,7 @@ TrainingSession::TrainingSession(TrainingPlan plan, TrainingListener listener, s
     m_plan.options.steps = fitted.steps;
     m_plan.options.warmUp = fitted.warmUp;
   }
-  m_trainer = newTrainer();
+  renewTrainer();
   m_folder = std::make_unique<RunFolder>(m_plan.folder, m_plan.resume, m_material.tokenizerFile);
   const LogEnd log = goOnFromCheckpoint();
   m_logged = log.seconds;
@@ -60,6 +61,7 @@ TrainingSession::TrainingSession(TrainingPlan plan, TrainingListener listener, s
                              .tokens = m_material.text.size(),
                              .validationTokens = m_material.validation.size(),
                              .threads = m_pool->size(),
+                             .device = m_device,
                              .bytesPerToken = m_material.bytesPerToken,
                              .step = steps(),
                              .steps = fits ? 0 : m_plan.options.steps,
@@ -70,12 +72,24 @@ TrainingSession::TrainingSession(TrainingPlan plan, TrainingListener listener, s
 
 TrainingSession::~TrainingSession() = default;
 
-std::unique_ptr<Trainer> TrainingSession::newTrainer() const {
-  return std::make_unique<Trainer>(*m_layout,
-                                   m_plan.model.empty()
-                                       ? initialParameters(*m_layout, m_plan.options.seed)
-                                       : readParameters(*m_layout, Checkpoint(m_plan.model)),
-                                   sourceOf(m_plan, m_material), m_plan.options, *m_pool);
+/// A device that is not the CPU has no room for two.
+void TrainingSession::renewTrainer() {
+  if (m_plan.device.kind != DeviceKind::Cpu) m_trainer.reset();
+  std::unique_ptr<const DataSource> source = sourceOf(m_plan, m_material);
+  checkOptions(m_plan.options);
+  ChosenTrainingDevice chosen =
+      makeTrainingDevice(*m_layout,
+                         m_plan.model.empty() ? initialParameters(*m_layout, m_plan.options.seed)
+                                              : readParameters(*m_layout, Checkpoint(m_plan.model)),
+                         {.streams = m_plan.options.streams,
+                          .segment = source->lessonTokens(),
+                          .device = m_plan.device,
+                          .averages = m_plan.options.ema > 0,
+                          .memory = m_plan.memory},
+                         *m_pool);
+  m_device = chosen.device->name() + " (" + chosen.reason + ")";
+  m_trainer = std::make_unique<Trainer>(*m_layout, std::move(source), m_plan.options,
+                                        std::move(chosen.device));
 }
 
 /// Where there is one; and with the log up to there.
@@ -91,6 +105,7 @@ void TrainingSession::describeRun() const {
   run["parameters"] = m_layout->size();
   run["tokens"] = m_material.text.size();
   run["threads"] = m_pool->size();
+  run["device"] = m_device;
   m_folder->describe(run);
 }
 
@@ -117,7 +132,7 @@ void TrainingSession::run(std::stop_token stop) {
     train(std::move(stop));
   } catch (const DivergedError& error) {
     halt();
-    m_trainer = newTrainer();
+    renewTrainer();
     m_validated = goOnFromCheckpoint().validated;
     throw DivergedError(std::string(error.what()) +
                         "; the weights are back at the checkpoint of step " +
@@ -163,7 +178,7 @@ void TrainingSession::fitSteps(std::stop_token stop) {
   options.steps = std::max(std::uint64_t{1},
                            static_cast<std::uint64_t>(std::max(0.0, left) / m_secondsPerStep));
   options.warmUp = std::min(options.warmUp, options.steps / kWarmUpShare);
-  m_trainer = newTrainer();
+  renewTrainer();
   describeRun();
   const double tokens =
       static_cast<double>(options.steps * options.streams * options.segment * options.accumulate);

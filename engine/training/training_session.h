@@ -49,7 +49,7 @@ class TrainingSession {
   using Clock = std::chrono::steady_clock;
   static constexpr std::uint64_t kNever = ~std::uint64_t{0};
 
-  std::unique_ptr<Trainer> newTrainer() const;
+  void renewTrainer();
   LogEnd goOnFromCheckpoint();
   void expectNumbers() const;
   void describeRun() const;
@@ -72,6 +72,7 @@ class TrainingSession {
   std::shared_ptr<cpu::ThreadPool> m_pool;
   std::unique_ptr<RunFolder> m_folder;
   std::unique_ptr<Trainer> m_trainer;
+  std::string m_device;  ///< that trains, and why that one
   bool m_begun = false;
   double m_logged = 0;  ///< seconds that the run had taken before this session
   double m_spent = 0;   ///< seconds of earlier calls of run()

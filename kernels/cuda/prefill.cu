@@ -16,14 +16,6 @@ constexpr std::uint32_t kTokenStep = 256;     // that the capacity is a multiple
 constexpr std::uint32_t kMostRead = 8192;
 constexpr std::size_t kMostLogitBytes = 64u << 20;
 
-void checkBlas(cublasStatus_t status, const char* call) {
-  if (status != CUBLAS_STATUS_SUCCESS)
-    throw CudaError(std::string(call) + ", " + cublasGetStatusString(status), cudaErrorUnknown);
-}
-
-template <class Value>
-constexpr cudaDataType_t kTypeOf = sizeof(Value) == 2 ? CUDA_R_16BF : CUDA_R_32F;
-
 /// A matrix, and what it is multiplied with and gives: rows of tokens.
 template <class Value, class Result>
 struct Product {
@@ -37,17 +29,12 @@ struct Product {
   bool add = false;  // to what is there
 };
 
-/// to = from · matrixᵀ. Row-major, all of it, which for cuBLAS is every matrix transposed.
+/// to = from · matrixᵀ.
 template <class Value, class Result>
 void multiply(const Blas& blas, const Product<Value, Result>& p) {
-  const float one = 1;
-  const float before = p.add ? 1 : 0;
-  const auto narrow = [](std::uint32_t extent) { return static_cast<int>(extent); };
-  checkBlas(cublasGemmEx(blas, CUBLAS_OP_T, CUBLAS_OP_N, narrow(p.rows), narrow(p.tokens),
-                         narrow(p.columns), &one, p.matrix, kTypeOf<Value>, narrow(p.columns),
-                         p.from, kTypeOf<Value>, narrow(p.columns), &before, p.to, kTypeOf<Result>,
-                         narrow(p.stride), CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
-            "cublasGemmEx");
+  multiply<Value, Result>(blas, Order::AsIs, {p.from, p.tokens, p.columns, p.columns},
+                          Order::Transposed, {p.matrix, p.rows, p.columns, p.columns},
+                          p.add ? 1.0f : 0.0f, {p.to, p.tokens, p.rows, p.stride});
 }
 
 unsigned blocksFor(std::size_t count, std::size_t each) {
@@ -55,10 +42,6 @@ unsigned blocksFor(std::size_t count, std::size_t each) {
 }
 
 }  // namespace
-
-Blas::Blas() {
-  checkBlas(cublasCreate(&m_handle), "cublasCreate");
-}
 
 std::uint32_t Prefill::mostTokens(const DeviceWeights& weights, std::size_t budget) {
   const Dimensions& d = weights.plan.dimensions();

@@ -4,28 +4,15 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cublas_v2.h>
 #include <cuda_runtime_api.h>
 #include <span>
 #include <vector>
 
+#include "kernels/cuda/blas.h"
 #include "kernels/cuda/chunk.h"
 #include "kernels/cuda/memory.h"
 
 namespace mb::cuda {
-
-/// A cuBLAS handle on the current device.
-class Blas {
- public:
-  Blas();
-  ~Blas() { cublasDestroy(m_handle); }
-  Blas(const Blas&) = delete;
-  Blas& operator=(const Blas&) = delete;
-  operator cublasHandle_t() const { return m_handle; }
-
- private:
-  cublasHandle_t m_handle = nullptr;
-};
 
 /// Reads texts into states. The weights lie in memory once, in the tiles of chunks: one layer at a
 /// time is laid out for cuBLAS. With bfloat16 weights activations are rounded to bfloat16 between

@@ -7,7 +7,6 @@
 #include "engine/error.h"
 #include "engine/evaluation/acceptance.h"
 #include "engine/tokenizer/bpe_trainer.h"
-#include "engine/training/gradient.h"
 #include "engine/training/trainer.h"
 #include "engine/training/verifier_text.h"
 #include "tests/support/model_files.h"

@@ -183,7 +183,10 @@ class StopTest : public QObject {
     const std::vector<Token> text(bytes.begin(), bytes.end());
     const std::vector<float> weights = readParameters(layout, Checkpoint(bundledFolder("books")));
     cpu::ThreadPool pool(2);
-    Trainer trainer(layout, weights, text, {}, pool);
+    const TrainingOptions options;
+    Trainer trainer(layout, weights,
+                    std::make_unique<TextSource>(text, layout.config().vocabSize, options), options,
+                    pool);
     std::vector<double> latencies;
     for (int i = 0; i < kTrainingStops; ++i) {
       const double delay = kLatestInAStep * static_cast<double>(m_random.uniform(0, 1));
