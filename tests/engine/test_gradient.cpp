@@ -170,6 +170,27 @@ class GradientTest : public QObject {
     }
   }
 
+  /// Finite differences would agree, too, with targets that count though they should not.
+  void whatCountsAndWhatDoesNotAddUp() {
+    const ParameterLayout layout(tinyConfig(true, true));
+    Backprop<double> backprop(layout);
+    const std::vector<double> weights = weightsOf(layout);
+    const Text whole(layout.config(), 70, 6);
+    std::vector<double> expected(layout.size());
+    const double loss = lossOf(backprop, weights, whole, 1, expected);
+    std::vector<double> sum(layout.size());
+    double parts = 0;
+    for (const std::size_t odd : {0u, 1u}) {
+      Text part = whole;
+      for (std::size_t i = odd; i < part.targets.size(); i += 2) part.targets[i] = kNoTarget;
+      const double own = lossOf(backprop, weights, part, 1, sum);
+      QVERIFY(own > 0 && own < loss);
+      parts += own;
+    }
+    QVERIFY(std::abs(parts - loss) < 1e-9 * loss);
+    for (std::size_t i = 0; i < sum.size(); ++i) QVERIFY(std::abs(sum[i] - expected[i]) < 1e-9);
+  }
+
   void gradientsAddUp() {
     const ParameterLayout layout(tinyConfig(true, true));
     Backprop<double> backprop(layout);
