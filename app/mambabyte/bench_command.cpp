@@ -4,8 +4,10 @@
 
 #include "app/mambabyte/command.h"
 #include "engine/benchmark/benchmark.h"
+#include "engine/benchmark/training_benchmark.h"
 #include "engine/error.h"
 #include "engine/export/run_export.h"
+#include "engine/model/random_weights.h"
 
 namespace mb::cli {
 
@@ -26,6 +28,9 @@ struct Arguments {
   BenchmarkOptions options;
   std::string json;
   DeviceArguments device;
+  TrainingDeviceOptions training{.streams = 64, .segment = 2048};
+  double memory = 0;
+  bool stages = false;
 
   bool wants(const std::string& name) const { return what == "all" || what == name; }
 };
@@ -83,7 +88,32 @@ void printMemory(const DeviceMemory& before, const DeviceMemory& now, std::size_
               megabytes(weightBytes));
 }
 
+int benchTraining(const Arguments& arguments) {
+  const std::string shape = arguments.shape.empty() ? "14M" : arguments.shape;
+  TrainingDeviceOptions options = arguments.training;
+  options.device = arguments.device.options();
+  options.memory = static_cast<std::size_t>(arguments.memory * 1e9);
+  const TrainingBenchmark result = benchmarkTraining(*namedShape(shape), options, arguments.stages,
+                                                     arguments.options, interruption());
+  std::printf("%s on %s, %zu streams of %zu tokens a step\n", shape.c_str(), result.device.c_str(),
+              options.streams, options.segment);
+  std::printf("%-10s %10.4f MB/s  (min %.4f, max %.4f, %zu runs)  device memory %.2f GB\n", "train",
+              result.rate.median() * 1e-6, result.rate.least() * 1e-6, result.rate.most() * 1e-6,
+              result.rate.values.size(), static_cast<double>(result.memory) * 1e-9);
+  nlohmann::json json = describe(result.rate);
+  json["unit"] = "tokens/s";
+  json["device_memory_bytes"] = result.memory;
+  for (const StageTime& stage : result.stages) {
+    std::printf("  %-18s %9.3f ms\n", stage.stage.c_str(), 1e3 * stage.seconds);
+    json["stage_seconds"][stage.stage] = stage.seconds;
+  }
+  writeJson(arguments.json,
+            {{"manifest", {{"version", programVersion()}, {"shape", shape}}}, {"train", json}});
+  return 0;
+}
+
 int bench(const Arguments& arguments) {
+  if (arguments.what == "train") return benchTraining(arguments);
   ModelLoader loader(arguments.device.options());
   const std::stop_token stop = interruption();
   const std::optional<DeviceMemory> before = memoryOfCudaDevice(loader.cudaDevice());
@@ -120,13 +150,16 @@ int bench(const Arguments& arguments) {
 
 Run addBench(CLI::App& app) {
   const auto arguments = std::make_shared<Arguments>();
-  CLI::App& command = *app.add_subcommand("bench", "Measure decode, prefill, verify, speculate");
-  command.add_option("what", arguments->what, "decode, prefill, verify, speculate or all")
-      ->check(CLI::IsMember({"decode", "prefill", "verify", "speculate", "all"}))
+  CLI::App& command =
+      *app.add_subcommand("bench", "Measure decode, prefill, verify, speculate, train");
+  command
+      .add_option("what", arguments->what,
+                  "decode, prefill, verify, speculate, train, or all but that")
+      ->check(CLI::IsMember({"decode", "prefill", "verify", "speculate", "train", "all"}))
       ->capture_default_str();
   auto* model = command.add_option("--model", arguments->model, "Model folder; default bundled");
   command.add_option("--shape", arguments->shape, "Random weights of a published shape")
-      ->check(CLI::IsMember({"4M", "14M", "130M", "353M", "972M", "1.6B"}))
+      ->check(CLI::IsMember({"4M", "14M", "20M", "130M", "353M", "972M", "1.6B"}))
       ->excludes(model);
   command.add_option("--draft", arguments->draft, "Drafter folder for speculate");
   command.add_option("--speculate", arguments->speculate, "exact or topb")
@@ -151,6 +184,18 @@ Run addBench(CLI::App& app) {
       ->check(CLI::Range(1, 64))
       ->capture_default_str();
   command.add_flag("--taps", arguments->options.taps.enabled, "Report Δ, ‖s‖ and Ā in decode");
+  command.add_option("--batch", arguments->training.streams, "Streams of train")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
+  command
+      .add_option("--length", arguments->training.segment, "Tokens of a stream in a step of train")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  command
+      .add_option("--memory", arguments->memory,
+                  "GB of device memory that train should stay within")
+      ->check(Between(0.0, 1e6));
+  command.add_flag("--stages", arguments->stages, "What the stages of a step of train take");
   command.add_option("--repeat", arguments->options.repeats, "Samples, at least 5")
       ->check(CLI::Range(5, 1000))
       ->capture_default_str();

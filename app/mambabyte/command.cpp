@@ -72,6 +72,17 @@ AtLeast::AtLeast(std::uint64_t least) {
   };
 }
 
+CLI::Option* addRecipeOption(CLI::App& command, const std::string& description,
+                             std::function<void(const Recipe&)> choose) {
+  std::vector<std::string> names;
+  for (const Recipe& recipe : recipes()) names.emplace_back(recipe.name);
+  return command
+      .add_option_function<std::string>(
+          "--recipe", [choose](const std::string& name) { choose(findRecipe(name)); }, description)
+      ->check(CLI::IsMember(names))
+      ->trigger_on_parse();
+}
+
 std::filesystem::path modelFolder(const std::string& given, const std::string& bundled) {
   return given.empty() ? findResource("models/" + bundled) : std::filesystem::path(given);
 }

@@ -12,6 +12,7 @@
 #include <string>
 
 #include "engine/model/devices.h"
+#include "engine/training/recipe.h"
 
 namespace mb::cli {
 
@@ -35,6 +36,11 @@ struct Between : CLI::Validator {
 struct AtLeast : CLI::Validator {
   explicit AtLeast(std::uint64_t least);
 };
+
+/// --recipe; calls `choose` before the values of other options are set, so that they win over what
+/// the recipe brings along.
+CLI::Option* addRecipeOption(CLI::App& command, const std::string& description,
+                             std::function<void(const Recipe&)> choose);
 
 /// The folder given, or the bundled model of that name.
 std::filesystem::path modelFolder(const std::string& given, const std::string& bundled);
@@ -71,5 +77,6 @@ Run addInfo(CLI::App& app);
 Run addBench(CLI::App& app);
 Run addTokenizer(CLI::App& app);
 Run addTrain(CLI::App& app);
+Run addDistill(CLI::App& app);
 
 }  // namespace mb::cli

@@ -1,145 +1,37 @@
 // mambabyte train: trains a model on texts, in a folder from which the run can go on.
-#include <cstdio>
-#include <fstream>
-#include <nlohmann/json.hpp>
+#include "app/mambabyte/train_command.h"
 
-#include "app/mambabyte/command.h"
-#include "engine/checkpoint/mapped_file.h"
+#include <cstdio>
+
 #include "engine/error.h"
-#include "engine/export/run_export.h"
-#include "engine/file_io.h"
 #include "engine/model/random_weights.h"
-#include "engine/text_file.h"
-#include "engine/tokenizer/tokenizer.h"
-#include "engine/training/trainer.h"
+#include "engine/training/training_session.h"
 
 namespace mb::cli {
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-struct Arguments {
-  std::vector<std::string> files;
-  std::string validation;
-  std::string out;
-  std::string model;
-  std::string shape = "14M";
-  std::size_t width = 0;
-  std::size_t layers = 0;
-  std::string tokenizer;
-  std::string schedule = "cosine";
-  TrainingOptions options;
-  double minutes = 0;
-  std::uint64_t checkpointEvery = 100;
-  std::uint64_t validateEvery = 100;
-  std::size_t validationTokens = 65536;
-  std::size_t threads = 0;
-  bool forget = false;
-  bool resume = false;
-};
-
-double secondsSince(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
+ModelConfig newShape(const TrainArguments& arguments) {
+  const Recipe* recipe = arguments.plan.recipe;
+  const ModelConfig shape = recipe ? recipe->config : *namedShape(arguments.shape);
+  const std::size_t width = arguments.width > 0 ? arguments.width : shape.dModel;
+  const std::size_t layers = arguments.layers > 0 ? arguments.layers : shape.layers;
+  if (recipe) return mb::shapeOf(width, layers, shape.vocabSize);
+  return mb::shapeOf(width, layers, arguments.plan.tokenizer.empty() ? kByteVocabulary : 0);
 }
 
-/// The text of all files, one after the other, in the model's tokens.
-std::vector<Token> readTokens(std::span<const std::string> files, const Tokenizer* tokenizer,
-                              std::stop_token stop) {
-  std::vector<Token> tokens;
-  for (const std::string& name : files) {
-    const Bytes bytes = readText(name, stop);
-    if (bytes.empty()) throw FormatError(name, "text", "at least one byte", "none");
-    if (tokenizer) {
-      const std::vector<Token> more = tokenizer->encode(bytes, stop);
-      tokens.insert(tokens.end(), more.begin(), more.end());
-    } else {
-      tokens.insert(tokens.end(), bytes.begin(), bytes.end());
-    }
-  }
-  return tokens;
+TrainingPlan planOf(const TrainArguments& arguments) {
+  TrainingPlan plan = arguments.plan;
+  plan.options.schedule = arguments.schedule == "linear" ? Schedule::Linear : Schedule::Cosine;
+  plan.options.carryState = !arguments.forget && !plan.recipe;
+  plan.fitSteps = plan.minutes > 0 && arguments.steps->count() == 0;
+  plan.samplePrompt = toBytes(arguments.samplePrompt);
+  plan.shape = newShape(arguments);
+  plan.device = arguments.device.options();
+  plan.threads = plan.device.threads;
+  plan.memory = static_cast<std::size_t>(arguments.memory * 1e9);
+  return plan;
 }
-
-/// What is trained: a model to go on from, or a shape to begin anew.
-struct Start {
-  ModelConfig config;
-  std::filesystem::path tokenizer;  ///< empty for bytes
-  std::filesystem::path from;       ///< model folder, or empty
-};
-
-Start startOf(const Arguments& arguments) {
-  Start start;
-  start.tokenizer = arguments.tokenizer;
-  if (!arguments.model.empty()) {
-    const Checkpoint checkpoint(arguments.model);
-    start.config = checkpoint.config();
-    start.from = arguments.model;
-    if (start.tokenizer.empty()) start.tokenizer = checkpoint.tokenizerFile();
-  } else {
-    start.config = *namedShape(arguments.shape);
-    if (arguments.width > 0) {
-      start.config.dModel = arguments.width;
-      start.config.dInner = 2 * arguments.width;
-      start.config.dtRank = (arguments.width + 15) / 16;
-    }
-    if (arguments.layers > 0) start.config.layers = arguments.layers;
-    start.config.vocabSize = start.tokenizer.empty() ? kByteVocabulary : 0;  // or its tokenizer's
-  }
-  if (start.config.isByteLevel()) start.tokenizer.clear();
-  return start;
-}
-
-std::unique_ptr<const Tokenizer> tokenizerOf(Start& start) {
-  if (start.tokenizer.empty()) {
-    if (start.config.isByteLevel()) return nullptr;
-    throw RequestError("a subword model needs its tokenizer: give --tokenizer");
-  }
-  auto tokenizer = std::make_unique<const Tokenizer>(start.tokenizer);
-  if (start.from.empty()) start.config.vocabSize = tokenizer->vocabularySize();
-  if (tokenizer->vocabularySize() > start.config.vocabSize)
-    throw RequestError("the tokenizer has " + std::to_string(tokenizer->vocabularySize()) +
-                       " tokens, the model only " + std::to_string(start.config.vocabSize));
-  return tokenizer;
-}
-
-/// The folder of a run: how it was started, a line for every step, and the newest checkpoint.
-class RunFolder {
- public:
-  RunFolder(const Arguments& arguments, std::filesystem::path tokenizer)
-      : m_folder(arguments.out), m_tokenizer(std::move(tokenizer)) {
-    const bool holdsRun = std::filesystem::exists(Trainer::newest(checkpoint()));
-    if (holdsRun && !arguments.resume)
-      throw RequestError(m_folder.string() +
-                         " holds a run; give --resume to go on with it, or another --out");
-    if (!holdsRun && arguments.resume)
-      throw FileError(m_folder, "holds no checkpoint to go on from");
-    std::error_code error;
-    std::filesystem::create_directories(m_folder, error);
-    if (error) throw FileError(m_folder, "cannot be made: " + error.message());
-    m_log.open(m_folder / "log.jsonl", std::ios::app);
-    if (!m_log) throw FileError(m_folder / "log.jsonl", "cannot be written");
-  }
-
-  std::filesystem::path checkpoint() const { return m_folder / "checkpoint"; }
-
-  void log(const nlohmann::json& line) {
-    m_log << line.dump() << std::endl;
-    if (!m_log) throw FileError(m_folder / "log.jsonl", "cannot be written");
-  }
-  void describe(const nlohmann::json& run) const {
-    writeFileAtomically(m_folder / "run.json", run.dump(2) + "\n");
-  }
-  void save(const Trainer& trainer) const {
-    trainer.save(checkpoint());
-    if (!m_tokenizer.empty())
-      writeFileAtomically(checkpoint() / "tokenizer.json", readTextFile(m_tokenizer, 64u << 20));
-  }
-
- private:
-  std::filesystem::path m_folder;
-  std::filesystem::path m_tokenizer;
-  std::ofstream m_log;
-};
 
 std::string timeLeft(double seconds) {
   if (seconds < 90) return std::to_string(static_cast<int>(seconds)) + " s left";
@@ -147,156 +39,118 @@ std::string timeLeft(double seconds) {
   return std::to_string(static_cast<int>(seconds / 3600 + 0.5)) + " h left";
 }
 
-/// Trains until the steps are done, the time is up or the run is interrupted, with a checkpoint at
-/// the end whichever it is.
-class Training {
- public:
-  Training(const Arguments& arguments, Trainer& trainer, RunFolder& folder, TokenView validation)
-      : m_arguments(arguments), m_trainer(trainer), m_folder(folder), m_validation(validation) {}
+unsigned long long printable(std::uint64_t number) {
+  return number;
+}
 
-  void run(std::stop_token stop) {
-    const std::uint64_t first = m_trainer.steps();
-    try {
-      while (!m_trainer.isDone() && !isTimeUp()) {
-        const TrainingStep step = m_trainer.step(stop);
-        report(step, first);
-        if (step.step % m_arguments.validateEvery == 0) validate(stop);
-        if (step.step % m_arguments.checkpointEvery == 0) m_folder.save(m_trainer);
-      }
-      validate(stop);
-    } catch (const Stopped&) {
-      m_folder.save(m_trainer);
-      std::fprintf(stderr, "kept after step %llu; --resume goes on from there\n",
-                   static_cast<unsigned long long>(m_trainer.steps()));
-      throw;
-    } catch (const DivergedError&) {
-      m_folder.save(m_trainer);
-      throw;
-    }
-    m_folder.save(m_trainer);
-    std::printf("steps %llu\nbits_per_token %.5f\n",
-                static_cast<unsigned long long>(m_trainer.steps()), m_last.bits);
-    if (!m_validation.empty()) std::printf("validation_bits_per_token %.5f\n", m_validationBits);
-    std::printf("model %s\n", m_folder.checkpoint().c_str());
+/// Says what happens, and at the end what came of it.
+class Report {
+ public:
+  void operator()(const TrainingEvent& event) {
+    std::visit([this](const auto& happened) { show(happened); }, event);
+  }
+
+  void summarise(const TrainingSession& session) const {
+    std::printf("steps %llu\nbits_per_token %.5f\n", printable(session.steps()), m_bits);
+    if (m_validation) std::printf("validation_bits_per_token %.5f\n", *m_validation);
+    if (m_accuracy) std::printf("accuracy %.5f\n", *m_accuracy);
+    std::printf("model %s\n", session.checkpoint().c_str());
   }
 
  private:
-  bool isTimeUp() const {
-    return m_arguments.minutes > 0 && secondsSince(m_start) >= 60 * m_arguments.minutes;
+  void show(const TrainingStarted& started) {
+    m_steps = started.steps;
+    m_validation = started.validationBits;
+    std::fprintf(stderr, "%.2f million parameters, %zu tokens of text, on %s\n",
+                 static_cast<double>(started.parameters) * 1e-6, started.tokens,
+                 started.device.c_str());
   }
-
-  void report(const TrainingStep& step, std::uint64_t first) {
-    m_last = step;
-    const double seconds = secondsSince(m_start);
-    const double rate = static_cast<double>(step.step - first) / seconds;
-    const double tokens = rate * static_cast<double>(step.tokens) / static_cast<double>(step.step);
-    m_folder.log({{"step", step.step},
-                  {"tokens", step.tokens},
-                  {"bits_per_token", step.bits},
-                  {"gradient_norm", step.gradientNorm},
-                  {"learning_rate", step.learningRate},
-                  {"seconds", seconds},
-                  {"tokens_per_second", tokens}});
-    if (seconds - m_reported < 1 && !m_trainer.isDone()) return;
-    m_reported = seconds;
-    double left = static_cast<double>(m_arguments.options.steps - step.step) / rate;
-    if (m_arguments.minutes > 0) left = std::min(left, 60 * m_arguments.minutes - seconds);
-    std::fprintf(stderr,
-                 "step %llu of %llu: %.4f bits a token, learning rate %.2e, %.0f tokens/s, %s\n",
-                 static_cast<unsigned long long>(step.step),
-                 static_cast<unsigned long long>(m_arguments.options.steps), step.bits,
-                 step.learningRate, tokens, timeLeft(std::max(0.0, left)).c_str());
+  void show(const TrainingFitted& fitted) {
+    m_steps = fitted.steps;
+    std::fprintf(stderr, "a step takes %.2f s: %llu steps fit, %.2f passes over the text\n",
+                 fitted.secondsPerStep, printable(fitted.steps), fitted.passes);
   }
-
-  void validate(std::stop_token stop) {
-    if (m_validation.empty() || m_validated == m_trainer.steps()) return;
-    m_validated = m_trainer.steps();
-    m_validationBits = m_trainer.validate(m_validation, stop);
-    m_folder.log({{"step", m_trainer.steps()}, {"validation_bits_per_token", m_validationBits}});
+  void show(const TrainingStepped& stepped) {
+    m_bits = stepped.step.bits;
+    if (stepped.seconds - m_shown < 1 && stepped.step.step < m_steps) return;
+    m_shown = stepped.seconds;
+    std::fprintf(
+        stderr, "step %llu of %llu: %.4f bits a token, learning rate %.2e, %.0f tokens/s, %s\n",
+        printable(stepped.step.step), printable(m_steps), m_bits, stepped.step.learningRate,
+        stepped.tokensPerSecond, timeLeft(stepped.secondsLeft).c_str());
+  }
+  void show(const TrainingValidated& validated) {
+    m_validation = validated.bits;
     std::fprintf(stderr, "validation after step %llu: %.4f bits a token\n",
-                 static_cast<unsigned long long>(m_trainer.steps()), m_validationBits);
+                 printable(validated.step), validated.bits);
+  }
+  void show(const TrainingExamined& examined) {
+    m_accuracy = examined.accuracy;
+    std::fprintf(stderr, "accuracy after step %llu: %.4f\n", printable(examined.step),
+                 examined.accuracy);
+  }
+  void show(const TrainingSampled& sampled) {
+    std::fprintf(stderr, "sample after step %llu: %.*s\n", printable(sampled.step),
+                 static_cast<int>(sampled.text.size()),
+                 reinterpret_cast<const char*>(sampled.text.data()));
   }
 
-  const Arguments& m_arguments;
-  Trainer& m_trainer;
-  RunFolder& m_folder;
-  TokenView m_validation;
-  Clock::time_point m_start = Clock::now();
-  TrainingStep m_last;
-  double m_validationBits = 0;
-  double m_reported = -1;
-  std::uint64_t m_validated = ~std::uint64_t{0};
+  std::uint64_t m_steps = 0;
+  double m_bits = 0;
+  std::optional<double> m_validation;
+  std::optional<double> m_accuracy;
+  double m_shown = -1;
 };
-
-int train(Arguments& arguments) {
-  const std::stop_token stop = interruption();
-  arguments.options.schedule = arguments.schedule == "linear" ? Schedule::Linear : Schedule::Cosine;
-  arguments.options.carryState = !arguments.forget;
-  Start start = startOf(arguments);
-  const std::unique_ptr<const Tokenizer> tokenizer = tokenizerOf(start);
-  const std::vector<Token> text = readTokens(arguments.files, tokenizer.get(), stop);
-  std::vector<Token> validation;
-  if (!arguments.validation.empty())
-    validation = readTokens({&arguments.validation, 1}, tokenizer.get(), stop);
-  validation.resize(std::min(validation.size(), arguments.validationTokens));
-  if (validation.size() == 1)
-    throw FormatError(arguments.validation, "text to validate with", "at least 2 tokens", "one");
-
-  const ParameterLayout layout(start.config);
-  cpu::ThreadPool pool(arguments.threads);
-  Trainer trainer(layout,
-                  start.from.empty() ? initialParameters(layout, arguments.options.seed)
-                                     : readParameters(layout, Checkpoint(start.from)),
-                  text, arguments.options, pool);
-  RunFolder folder(arguments, start.tokenizer);
-  if (arguments.resume) trainer.resume(Trainer::newest(folder.checkpoint()));
-  folder.describe({{"version", programVersion()},
-                   {"files", arguments.files},
-                   {"validation", arguments.validation},
-                   {"model", arguments.model},
-                   {"parameters", layout.size()},
-                   {"tokens", text.size()},
-                   {"threads", pool.size()}});
-  std::fprintf(stderr, "%.2f million parameters, %zu tokens of text, on the CPU with %zu threads\n",
-               static_cast<double>(layout.size()) * 1e-6, text.size(), pool.size());
-  Training(arguments, trainer, folder, validation).run(stop);
-  return 0;
-}
 
 }  // namespace
 
-Run addTrain(CLI::App& app) {
-  const auto arguments = std::make_shared<Arguments>();
-  TrainingOptions& options = arguments->options;
-  CLI::App& command = *app.add_subcommand("train", "Train a model on texts, on the CPU");
-  command
-      .add_option("--file", arguments->files,
-                  "Text to train on, also .xz or .zst; several are joined")
-      ->required();
-  command.add_option("--validation", arguments->validation, "Text to validate with");
-  command.add_option("--out", arguments->out, "Folder of the run")->required();
-  auto* model = command.add_option("--model", arguments->model, "Model folder to go on from");
-  command.add_option("--shape", arguments->shape, "Shape of a new model")
-      ->check(CLI::IsMember({"4M", "14M", "130M", "353M", "972M", "1.6B"}))
+int train(const TrainArguments& arguments) {
+  const std::stop_token stop = interruption();
+  Report report;
+  TrainingSession session(planOf(arguments), std::ref(report), stop);
+  try {
+    session.run(stop);
+  } catch (const Stopped&) {
+    session.save();
+    std::fprintf(stderr, "kept after step %llu; --resume goes on from there\n",
+                 printable(session.steps()));
+    throw;
+  }
+  report.summarise(session);
+  return 0;
+}
+
+void addTrainingOptions(CLI::App& command, TrainArguments& arguments) {
+  TrainingPlan& plan = arguments.plan;
+  TrainingOptions& options = plan.options;
+  command.add_option("--out", plan.folder, "Folder of the run")->required();
+  auto* model = command.add_option("--model", plan.model, "Model folder to go on from");
+  command.add_option("--shape", arguments.shape, "Shape of a new model")
+      ->check(CLI::IsMember({"4M", "14M", "20M", "130M", "353M", "972M", "1.6B"}))
       ->excludes(model)
       ->capture_default_str();
-  command.add_option("--width", arguments->width, "d of a new model, in place of the shape's")
+  command.add_option("--width", arguments.width, "d of a new model, in place of the shape's")
       ->check(CLI::Range(2, 16384))
       ->excludes(model);
-  command.add_option("--layers", arguments->layers, "L of a new model")
+  command.add_option("--layers", arguments.layers, "L of a new model")
       ->check(CLI::Range(1, 1024))
       ->excludes(model);
-  command.add_option("--tokenizer", arguments->tokenizer, "tokenizer.json of a subword model");
+  command.add_option("--tokenizer", plan.tokenizer, "tokenizer.json of a subword model");
   const auto count = [&](const char* name, auto& value, const char* what) {
-    command.add_option(name, value, what)->check(AtLeast(1))->capture_default_str();
+    return command.add_option(name, value, what)->check(AtLeast(1))->capture_default_str();
   };
-  count("--steps", options.steps, "Steps of the optimiser");
-  count("--segment", options.segment, "Tokens of a stream in a step");
+  arguments.steps =
+      count("--steps", options.steps, "Steps of the optimiser; with --minutes as many as fit");
+  count("--segment", options.segment, "Tokens of a stream in a step, or length of an example");
   count("--streams", options.streams, "Places of the text that are read side by side");
   count("--accumulate", options.accumulate, "Segments of each stream in a step");
-  count("--checkpoint-every", arguments->checkpointEvery, "Steps from one to the next");
-  count("--validate-every", arguments->validateEvery, "Steps from one to the next");
-  count("--validation-tokens", arguments->validationTokens, "Most that are validated with");
+  count("--checkpoint-every", plan.checkpoints.steps, "Steps from one to the next");
+  count("--validate-every", plan.validations.steps, "Steps from one to the next");
+  count("--validation-tokens", plan.validationTokens, "Most that are validated with");
+  count("--sample-every", plan.samples.steps, "Steps from one sample to the next");
+  count("--sample-tokens", plan.sampleTokens, "That a sample has behind its prompt");
+  command.add_option("--sample-prompt", arguments.samplePrompt,
+                     "What samples begin with; default the first words of the text");
   const auto number = [&](const char* name, double& value, double most, const char* what) {
     command.add_option(name, value, what)->check(Between(0.0, most))->capture_default_str();
   };
@@ -306,20 +160,47 @@ Run addTrain(CLI::App& app) {
   number("--beta1", options.beta1, 0.999999, "Of AdamW");
   number("--beta2", options.beta2, 0.999999, "Of AdamW");
   number("--clip", options.clip, 1e9, "Largest norm of the gradient; 0 does not clip");
-  number("--minutes", arguments->minutes, 1e6, "Stop after so long; 0 for no limit");
+  number("--ema", options.ema, 0.999999,
+         "What stays of the weights' moving average each step, which is then kept; 0 for none");
+  number("--minutes", plan.minutes, 1e6, "Stop after so long; 0 for no limit");
   command.add_option("--warm-up", options.warmUp, "Steps in which the learning rate rises")
       ->check(AtLeast(0))
       ->capture_default_str();
-  command.add_option("--schedule", arguments->schedule, "cosine or linear")
+  command.add_option("--schedule", arguments.schedule, "cosine or linear")
       ->check(CLI::IsMember({"cosine", "linear"}))
       ->capture_default_str();
-  command.add_flag("--forget", arguments->forget,
+  command.add_flag("--forget", arguments.forget,
                    "Begin every segment with an empty state, anywhere in the text");
   command.add_option("--seed", options.seed, "Of the weights and of --forget")
       ->check(AtLeast(0))
       ->capture_default_str();
-  command.add_option("--threads", arguments->threads, "0 takes all")->check(AtLeast(0));
-  command.add_flag("--resume", arguments->resume, "Go on with the run in --out");
+  command
+      .add_option("--memory", arguments.memory,
+                  "GB of device memory to stay within if possible; 0 takes what is free")
+      ->check(Between(0.0, 1e6));
+  arguments.device.addTo(command);
+  command.add_flag("--resume", plan.resume, "Go on with the run in --out");
+}
+
+Run addTrain(CLI::App& app) {
+  const auto arguments = std::make_shared<TrainArguments>();
+  TrainingPlan& plan = arguments->plan;
+  CLI::App& command = *app.add_subcommand("train", "Train a model on texts, or on a recipe");
+  CLI::App& data = *command.add_option_group("data")->require_option(1);
+  data.add_option("--file", plan.files, "Text to train on, also .xz or .zst; several are joined");
+  auto* recipe = addRecipeOption(data, "A task of the Mamba paper to train on; sets its defaults",
+                                 [&plan](const Recipe& chosen) {
+                                   plan.recipe = &chosen;
+                                   plan.options = chosen.options;
+                                 });
+  command.add_option("--validation", plan.validation, "Text to validate with")->excludes(recipe);
+  addTrainingOptions(command, *arguments);
+  for (const char* ofTexts : {"--shape", "--tokenizer"})
+    command.get_option(ofTexts)->excludes(recipe);
+  command.add_option("--examples", plan.examples, "Of a recipe, to measure accuracy with")
+      ->check(AtLeast(1))
+      ->needs(recipe)
+      ->capture_default_str();
   return [arguments] { return train(*arguments); };
 }
 

@@ -89,6 +89,8 @@ void addOptions(QCommandLineParser& parser) {
       {"theme", tr("system, light or dark"), tr("theme")},
       {"size", tr("Size of the window"), tr("WIDTHxHEIGHT")},
       {"screenshot", tr("With --headless: where the picture goes"), tr("file")},
+      {"train", tr("With --headless: train on this text, and take the picture half-way"),
+       tr("file")},
   });
 }
 
@@ -144,6 +146,7 @@ Arguments parseArguments(const QCoreApplication& application) {
                                          {"dark", ui::ThemeMode::Dark}});
   arguments.size = readSize(parser);
   arguments.screenshot = parser.value("screenshot");
+  arguments.train = parser.value("train");
   return arguments;
 }
 

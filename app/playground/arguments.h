@@ -29,6 +29,7 @@ struct Arguments {
   std::optional<ui::ThemeMode> theme;
   std::optional<QSize> size;
   QString screenshot;
+  QString train;  ///< text, or empty
 
   /// Overrides what the command line names.
   void applyTo(ui::RunSettings& settings) const;

@@ -7,6 +7,8 @@
 
 #include "ui/panels/perplexity_panel.h"
 #include "ui/panels/speculation_panel.h"
+#include "ui/panels/train_form.h"
+#include "ui/panels/train_panel.h"
 #include "ui/window/model_chooser.h"
 
 namespace mb::app {
@@ -18,10 +20,14 @@ constexpr int kIdleTicks = 16;
 
 }  // namespace
 
-HeadlessRun::HeadlessRun(ui::MainWindow& window, QString screenshot, QObject* parent)
-    : QObject(parent), m_window(window), m_screenshot(std::move(screenshot)) {
+HeadlessRun::HeadlessRun(ui::MainWindow& window, QString screenshot, QString train, QObject* parent)
+    : QObject(parent),
+      m_window(window),
+      m_screenshot(std::move(screenshot)),
+      m_train(std::move(train)) {
   connect(&window.models(), &ui::ModelChooser::failed, this, &HeadlessRun::fail);
   connect(&window.runs(), &ui::RunController::failed, this, &HeadlessRun::fail);
+  connect(&window.train().link(), &ui::TrainingLink::failed, this, &HeadlessRun::fail);
   connect(&window.models(), &ui::ModelChooser::deviceGivenUp, this, [](const QString& problem) {
     std::fprintf(stderr, "mambabyte-playground: %s\n", qPrintable(problem));
   });
@@ -48,9 +54,25 @@ bool HeadlessRun::isIdle() const {
          document.scoredTo() == document.size() && document.next().has_value();
 }
 
+bool HeadlessRun::isHalfTrained() const {
+  const ui::TrainingLink& link = m_window.train().link();
+  const ui::TrainingHistory& history = link.history();
+  if (link.state() == ui::TrainingState::Ended) return true;  // the time was up
+  return !history.steps.empty() && 2 * history.steps.back().step.step >= history.stepsInAll();
+}
+
 void HeadlessRun::waitUntilIdle() {
+  if (m_trains) {
+    if (isHalfTrained()) finish();
+    return;
+  }
   m_idleTicks = isIdle() ? m_idleTicks + 1 : 0;
-  if (m_idleTicks == kIdleTicks) finish();
+  if (m_idleTicks != kIdleTicks) return;
+  if (m_train.isEmpty()) return finish();
+  m_trains = true;
+  m_window.train().raise();
+  m_window.train().form().setFiles({m_train});
+  m_window.train().start();
 }
 
 void HeadlessRun::printSummary() const {

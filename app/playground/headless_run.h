@@ -10,27 +10,31 @@ namespace mb::app {
 
 /// Generates once the models are open, streams the text to standard output, prints the acceptance
 /// summary to standard error, waits until everything is scored and drawn, writes a screenshot and
-/// quits the application: status 0, or 1 with a message.
+/// quits the application: status 0, or 1 with a message. With a text to train on, the picture shows
+/// the training half-way.
 class HeadlessRun : public QObject {
   Q_OBJECT
 
  public:
-  HeadlessRun(ui::MainWindow& window, QString screenshot, QObject* parent = nullptr);
+  /// `train` is a text to train on, or empty.
+  HeadlessRun(ui::MainWindow& window, QString screenshot, QString train, QObject* parent = nullptr);
 
  private:
   void print(std::size_t first);
-  void finishRun();
   void waitUntilIdle();
   void printSummary() const;
   void finish();
   [[nodiscard]] bool isIdle() const;
+  [[nodiscard]] bool isHalfTrained() const;
   void fail(const QString& problem);
 
   ui::MainWindow& m_window;
   QString m_screenshot;
+  QString m_train;
   std::size_t m_printed = 0;
   int m_idleTicks = 0;
   bool m_ran = false;
+  bool m_trains = false;
 };
 
 }  // namespace mb::app

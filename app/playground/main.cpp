@@ -100,7 +100,7 @@ int main(int argc, char** argv) {
   if (headless) {
     const QString name = arguments.screenshot.isEmpty() ? QStringLiteral("mambabyte-playground.png")
                                                         : arguments.screenshot;
-    headlessRun = std::make_unique<mb::app::HeadlessRun>(window, name);
+    headlessRun = std::make_unique<mb::app::HeadlessRun>(window, name, arguments.train);
   } else {
     generateOnFirstStart(window, *settings);
   }

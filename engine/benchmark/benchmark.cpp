@@ -6,8 +6,8 @@
 #include <numeric>
 
 #include "engine/decoding/sampler.h"
+#include "engine/evaluation/acceptance.h"
 #include "engine/model/mix.h"
-#include "engine/session/session.h"
 
 namespace mb {
 
@@ -17,23 +17,6 @@ using Clock = std::chrono::steady_clock;
 
 double secondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-/// Repeats `work`, which processes `tokens` tokens, for the sample time; one sample a repeat.
-Samples sample(const BenchmarkOptions& options, std::size_t tokens,
-               const std::function<void()>& work) {
-  work();
-  Samples samples;
-  for (std::size_t i = 0; i < options.repeats; ++i) {
-    std::size_t count = 0;
-    const auto start = Clock::now();
-    do {
-      work();
-      ++count;
-    } while (secondsSince(start) < options.secondsPerSample);
-    samples.values.push_back(static_cast<double>(count * tokens) / secondsSince(start));
-  }
-  return samples;
 }
 
 std::vector<Token> randomTokens(const Model& model, std::size_t count) {
@@ -53,17 +36,6 @@ BenchmarkResult resultOf(const char* name, const Model& model, Samples rate, dou
                  static_cast<double>(tokensPerPass);
   return result;
 }
-
-class IgnoreBytes : public SessionListener {
- public:
-  void bytesScored(std::size_t, std::span<const ByteRecord>) override {}
-};
-
-class CountRounds : public IgnoreBytes {
- public:
-  void roundFinished(const RoundRecord& round) override { totals.add(round); }
-  SpeculationTotals totals;
-};
 
 double generationRate(Session& session, std::size_t promptSize, std::size_t bytes,
                       const GenerationSettings& settings, SessionListener& listener) {
@@ -89,6 +61,22 @@ double Samples::most() const {
   return values.empty() ? 0 : *std::ranges::max_element(values);
 }
 
+Samples sampleRate(const BenchmarkOptions& options, std::size_t tokens,
+                   const std::function<void()>& work) {
+  work();
+  Samples samples;
+  for (std::size_t i = 0; i < options.repeats; ++i) {
+    std::size_t count = 0;
+    const auto start = Clock::now();
+    do {
+      work();
+      ++count;
+    } while (secondsSince(start) < options.secondsPerSample);
+    samples.values.push_back(static_cast<double>(count * tokens) / secondsSince(start));
+  }
+  return samples;
+}
+
 BenchmarkResult benchmarkDecode(const Model& model, double bandwidth,
                                 const BenchmarkOptions& options) {
   constexpr std::size_t kDrawn = 31;  // as many as plain decoding lets a runner draw
@@ -106,7 +94,7 @@ BenchmarkResult benchmarkDecode(const Model& model, double bandwidth,
     std::swap(state, next);
   };
   pass();
-  const Samples rate = sample(options, tokens, pass);
+  const Samples rate = sampleRate(options, tokens, pass);
   return resultOf("decode", model, rate, bandwidth, 1);
 }
 
@@ -114,7 +102,7 @@ BenchmarkResult benchmarkPrefill(const Model& model, double bandwidth,
                                  const BenchmarkOptions& options) {
   const auto runner = model.newRunner();
   const std::vector<Token> tokens = randomTokens(model, options.prefillLength);
-  const Samples rate = sample(options, tokens.size(), [&] {
+  const Samples rate = sampleRate(options, tokens.size(), [&] {
     State state = model.newState();
     for (std::size_t first = 0; first < tokens.size(); first += runner->maxRead()) {
       const std::size_t size = std::min(runner->maxRead(), tokens.size() - first);
@@ -133,7 +121,7 @@ BenchmarkResult benchmarkVerify(const Model& model, double bandwidth,
   State next = state;
   const std::vector<Token> tokens = randomTokens(model, options.verifyLength);
   const Samples rate =
-      sample(options, tokens.size(), [&] { runner->advance(state, next, tokens, {}); });
+      sampleRate(options, tokens.size(), [&] { runner->advance(state, next, tokens, {}); });
   return resultOf("verify", model, rate, bandwidth, tokens.size());
 }
 
@@ -145,16 +133,16 @@ SpeculationBenchmark benchmarkSpeculation(std::shared_ptr<const Model> verifier,
   plain.speculation = Speculation::Off;
   Session session(std::move(verifier), std::move(drafter));
   session.replace(0, 0, prompt);
-  IgnoreBytes ignore;
+  RoundCounter ignored;
   SpeculationBenchmark result;
-  generationRate(session, prompt.size(), bytes, settings, ignore);  // warm up
+  generationRate(session, prompt.size(), bytes, settings, ignored);  // warm up
   for (std::size_t i = 0; i < options.repeats; ++i) {
-    CountRounds rounds;
-    result.plain.values.push_back(generationRate(session, prompt.size(), bytes, plain, ignore));
+    RoundCounter rounds;
+    result.plain.values.push_back(generationRate(session, prompt.size(), bytes, plain, ignored));
     result.speculative.values.push_back(
         generationRate(session, prompt.size(), bytes, settings, rounds));
     result.ratio.values.push_back(result.speculative.values.back() / result.plain.values.back());
-    result.totals = rounds.totals;
+    result.totals = rounds.totals();
   }
   return result;
 }

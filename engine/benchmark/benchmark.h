@@ -38,6 +38,10 @@ struct BenchmarkOptions {
   TapRequest taps;  ///< of decode
 };
 
+/// Repeats `work`, which processes `tokens` tokens, for the sample time; one sample a repeat.
+Samples sampleRate(const BenchmarkOptions& options, std::size_t tokens,
+                   const std::function<void()>& work);
+
 /// One token at a time from a warm state.
 BenchmarkResult benchmarkDecode(const Model& model, double bandwidth, const BenchmarkOptions&);
 /// A prompt of prefillLength tokens in the runner's largest chunks; logits after the last only.

@@ -28,9 +28,13 @@ class CpuModel : public Model {
   const ModelConfig& config() const override { return m_weights->config; }
   const ModelInfo& info() const override { return m_info; }
   std::unique_ptr<Runner> newRunner() const override;
+  std::shared_ptr<const Model> onOwnThread() const override;
 
  private:
+  CpuModel(const CpuModel&) = default;
+
   const cpu::Ops* m_ops;
+  std::string m_simd;
   std::shared_ptr<cpu::ThreadPool> m_pool;
   std::shared_ptr<const CpuWeights> m_weights;
   ModelInfo m_info;

@@ -6,6 +6,7 @@
 #include <functional>
 #include <utility>
 
+#include "engine/cuda/on_device.h"
 #include "engine/error.h"
 #include "engine/model/weight_reader.h"
 #include "kernels/cuda/chunk.h"
@@ -21,17 +22,6 @@ using cuda::check;
 using cuda::DeviceArray;
 using cuda::Matrix;
 using cuda::PinnedArray;
-
-/// Runs `work` on a device; what CUDA reports becomes a DeviceError.
-template <class Work>
-auto onDevice(int device, const Work& work) {
-  try {
-    check(cudaSetDevice(device), "cudaSetDevice");
-    return work();
-  } catch (const cuda::CudaError& error) {
-    throw DeviceError("CUDA device " + std::to_string(device) + " failed: " + error.what());
-  }
-}
 
 cuda::Dimensions dimensionsOf(const ModelConfig& config, WeightPrecision precision) {
   const auto narrow = [](std::size_t value) { return static_cast<std::uint32_t>(value); };

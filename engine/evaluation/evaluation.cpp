@@ -40,6 +40,70 @@ std::vector<Token> tokensOf(const Model& model, const Tokenizer* tokenizer, Byte
   return tokenizer->encode(text, std::move(stop));
 }
 
+void addAt(std::vector<PositionBucket>& buckets, std::uint64_t position, double bits,
+           std::uint64_t bytes) {
+  std::size_t index = 0;
+  for (std::uint64_t end = Evaluation::kFirstBucket; position >= end; end *= 2) ++index;
+  while (buckets.size() <= index) {
+    const std::uint64_t begin = buckets.empty() ? 0 : buckets.back().end;
+    buckets.push_back({begin, std::max(Evaluation::kFirstBucket, 2 * begin), {}});
+  }
+  buckets[index].sum.add(bits, bytes);
+}
+
+/// Reads contexts one after the other and adds up their surprisals.
+class Scorer {
+ public:
+  Scorer(const Model& model, const Tokenizer* tokenizer, std::stop_token stop)
+      : m_tokenizer(model.config().isByteLevel() ? nullptr : tokenizer),
+        m_runner(model.newRunner()),
+        m_cursor(model, *m_runner),
+        m_stop(std::move(stop)) {}
+
+  std::uint64_t lengthOf(Token token) const {
+    return m_tokenizer ? m_tokenizer->bytes(token).size() : 1;
+  }
+  /// Tokens from the first on until they are as long as a context.
+  std::size_t contextOf(TokenView tokens, std::uint64_t context) const {
+    std::uint64_t bytes = 0;
+    std::size_t count = 0;
+    while (count < tokens.size() && bytes < context) bytes += lengthOf(tokens[count++]);
+    return count;
+  }
+  template <class Report>
+  void read(TokenView tokens, const Report& report) {
+    m_cursor.restart();
+    std::uint64_t position = 0;
+    for (std::size_t first = 0; first < tokens.size();) {
+      const std::size_t size = std::min(m_runner->maxRead(), tokens.size() - first);
+      m_cursor.look(tokens.subspan(first, size), {LogitsWanted::All, {}, m_stop});
+      for (std::size_t i = 0; i < size; ++i) {
+        const Token token = tokens[first + i];
+        if (first + i > 0) score(surprisalBits(m_cursor.expected(i), token), position, token);
+        position += lengthOf(token);
+      }
+      m_cursor.accept(size);
+      first += size;
+      report(m_sum.bytes());
+    }
+  }
+  const SurprisalSum& sum() const { return m_sum; }
+  std::vector<PositionBucket>& positions() { return m_positions; }
+
+ private:
+  void score(double bits, std::uint64_t position, Token token) {
+    m_sum.add(bits, lengthOf(token));
+    addAt(m_positions, position, bits, lengthOf(token));
+  }
+
+  const Tokenizer* m_tokenizer;
+  std::unique_ptr<Runner> m_runner;
+  Cursor m_cursor;
+  std::stop_token m_stop;
+  SurprisalSum m_sum;
+  std::vector<PositionBucket> m_positions;
+};
+
 }  // namespace
 
 bool startsWord(std::optional<Byte> before, Byte byte) {
@@ -80,24 +144,20 @@ double SurprisalSum::wordPerplexity(std::uint64_t words) const {
 }
 
 Evaluation evaluate(const Model& model, const Tokenizer* tokenizer, ByteView text,
-                    const EvaluationProgress& progress, std::stop_token stop) {
+                    const EvaluationProgress& progress, std::stop_token stop,
+                    std::uint64_t context) {
   const std::vector<Token> tokens = tokensOf(model, tokenizer, text, stop);
-  const auto lengthOf = [&](Token token) -> std::uint64_t {
-    return model.config().isByteLevel() ? 1 : tokenizer->bytes(token).size();
-  };
   const auto start = std::chrono::steady_clock::now();
-  const std::unique_ptr<Runner> runner = model.newRunner();
-  Cursor cursor(model, *runner);
-  SurprisalSum sum;
+  Scorer scorer(model, tokenizer, stop);
   for (std::size_t first = 0; first < tokens.size();) {
-    const std::size_t size = std::min(runner->maxRead(), tokens.size() - first);
-    cursor.look(TokenView(tokens).subspan(first, size), {LogitsWanted::All, {}, stop});
-    for (std::size_t i = first == 0 ? 1 : 0; i < size; ++i)
-      sum.add(surprisalBits(cursor.expected(i), tokens[first + i]), lengthOf(tokens[first + i]));
-    cursor.accept(size);
+    const TokenView rest = TokenView(tokens).subspan(first);
+    const std::size_t size = context ? scorer.contextOf(rest, context) : rest.size();
+    scorer.read(rest.first(size), [&](std::uint64_t done) {
+      if (progress) progress(done, text.size());
+    });
     first += size;
-    if (progress) progress(sum.bytes(), text.size());
   }
+  const SurprisalSum& sum = scorer.sum();
   Evaluation result;
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   result.bytes = sum.bytes();
@@ -105,6 +165,7 @@ Evaluation evaluate(const Model& model, const Tokenizer* tokenizer, ByteView tex
   result.bitsPerByte = sum.bitsPerByte();
   result.standardError = sum.standardError();
   result.wordPerplexity = sum.wordPerplexity(result.words);
+  result.positions = std::move(scorer.positions());
   return result;
 }
 

@@ -45,13 +45,25 @@ class SurprisalSum {
   std::vector<double> m_blocks;  ///< bits per byte of finished blocks
 };
 
+/// Bits per byte of what lies so far behind the beginning of a context. A token counts where it
+/// starts.
+struct PositionBucket {
+  std::uint64_t begin = 0;  ///< bytes behind the beginning of the context
+  std::uint64_t end = 0;
+  SurprisalSum sum;
+};
+
 struct Evaluation {
-  std::uint64_t bytes = 0;  ///< bytes scored: all but the first token's
+  std::uint64_t bytes = 0;  ///< bytes scored: all but those of each context's first token
   std::uint64_t words = 0;  ///< words of the whole range
   double bitsPerByte = 0;
   double standardError = 0;
   double wordPerplexity = 0;
   double seconds = 0;
+  /// Up to kFirstBucket bytes, then up to twice as many each time, to the longest context.
+  std::vector<PositionBucket> positions;
+
+  static constexpr std::uint64_t kFirstBucket = 64;
 
   double bytesPerSecond() const { return seconds > 0 ? static_cast<double>(bytes) / seconds : 0; }
 };
@@ -59,10 +71,11 @@ struct Evaluation {
 /// Called now and then with bytes done and bytes in all.
 using EvaluationProgress = std::function<void(std::uint64_t done, std::uint64_t total)>;
 
-/// Scores `text` with the state carried through; the first token is not scored. A subword model
-/// needs its tokenizer, a byte model none (null). Throws RequestError when it is missing or does
-/// not fit, and Stopped.
+/// Scores `text` with the state carried through, or emptied every `context` bytes, at the next
+/// token; the first token behind an empty state is not scored. A subword model needs its tokenizer,
+/// a byte model none (null). Throws RequestError when it is missing or does not fit, and Stopped.
 Evaluation evaluate(const Model& model, const Tokenizer* tokenizer, ByteView text,
-                    const EvaluationProgress& progress, std::stop_token stop);
+                    const EvaluationProgress& progress, std::stop_token stop,
+                    std::uint64_t context = 0);
 
 }  // namespace mb

@@ -106,6 +106,10 @@ class Model {
   virtual const ModelInfo& info() const = 0;
   virtual std::unique_ptr<Runner> newRunner() const = 0;
 
+  /// The same weights for runners on a thread of their own, which may run at the same time as those
+  /// of this model; null on a device that has no threads.
+  virtual std::shared_ptr<const Model> onOwnThread() const { return nullptr; }
+
   State newState() const { return State(StateShape(config())); }
 };
 

@@ -35,6 +35,14 @@ void fill(const std::string& name, const Shape& shape, Values& values, std::uint
   }
 }
 
+}  // namespace
+
+Tensor RandomWeights::tensor(const std::string& name, const Shape& shape) const {
+  const auto values = std::make_shared<Values>(elementCount(shape));
+  fill(name, shape, *values, mix(m_seed, std::hash<std::string>()(name)));
+  return {{}, name, DataType::Float32, shape, std::as_bytes(std::span(*values)), values};
+}
+
 ModelConfig shapeOf(std::size_t dModel, std::size_t layers, std::size_t vocabulary) {
   ModelConfig config;
   config.vocabSize = vocabulary;
@@ -45,17 +53,10 @@ ModelConfig shapeOf(std::size_t dModel, std::size_t layers, std::size_t vocabula
   return config;
 }
 
-}  // namespace
-
-Tensor RandomWeights::tensor(const std::string& name, const Shape& shape) const {
-  const auto values = std::make_shared<Values>(elementCount(shape));
-  fill(name, shape, *values, mix(m_seed, std::hash<std::string>()(name)));
-  return {{}, name, DataType::Float32, shape, std::as_bytes(std::span(*values)), values};
-}
-
 std::optional<ModelConfig> namedShape(std::string_view name) {
   if (name == "4M") return shapeOf(256, 6, 4096);
   if (name == "14M") return shapeOf(512, 8, 256);
+  if (name == "20M") return shapeOf(512, 12, 256);
   if (name == "130M") return shapeOf(768, 24, 50280);
   if (name == "353M") return shapeOf(1024, 53, 256);
   if (name == "972M") return shapeOf(1792, 48, 256);
@@ -64,7 +65,7 @@ std::optional<ModelConfig> namedShape(std::string_view name) {
 }
 
 std::string_view namedShapes() {
-  return "4M, 14M, 130M, 353M, 972M, 1.6B";
+  return "4M, 14M, 20M, 130M, 353M, 972M, 1.6B";
 }
 
 }  // namespace mb

@@ -22,8 +22,10 @@ class RandomWeights : public WeightSource {
   std::uint64_t m_seed;
 };
 
-/// The published shapes by name: "14M" and "4M" (the bundled pair), "130M" (subword), "353M",
-/// "972M", "1.6B". Nothing for any other name.
+/// A shape as the Mamba paper has them: e = 2d, n = 16, k = 4, r = d / 16 rounded up.
+ModelConfig shapeOf(std::size_t dModel, std::size_t layers, std::size_t vocabulary);
+/// Shapes by name: "14M" and "4M" (the bundled pair), "20M", and the published "130M" (subword),
+/// "353M", "972M", "1.6B". Nothing for any other name.
 std::optional<ModelConfig> namedShape(std::string_view name);
 /// The names namedShape() knows, for messages.
 std::string_view namedShapes();

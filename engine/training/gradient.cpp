@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <utility>
 
+#include "engine/error.h"
+
 namespace mb {
 
 namespace {
@@ -255,11 +257,12 @@ void Backprop<Real>::resize(std::size_t tokens) {
 }
 
 template <class Real>
-Real Backprop<Real>::run(std::span<const Real> parameters, const Segment<Real>& segment,
-                         Real scale) {
+Real Backprop<Real>::run(std::span<const Real> parameters, const Segment<Real>& segment, Real scale,
+                         std::stop_token stop) {
   assert(parameters.size() == m_layout.size() && segment.inputs.size() == segment.targets.size());
   m_parameters = parameters.data();
   m_gradient = segment.gradient.empty() ? nullptr : segment.gradient.data();
+  m_stop = std::move(stop);
   resize(segment.inputs.size());
   for (std::size_t t = 0; t < m_tokens; ++t)
     std::copy_n(
@@ -279,6 +282,11 @@ Real Backprop<Real>::run(std::span<const Real> parameters, const Segment<Real>& 
     for (std::size_t i = 0; i < m_d; ++i) to[i] += m_dx[t * m_d + i];
   }
   return loss;
+}
+
+template <class Real>
+void Backprop<Real>::checkStop() const {
+  if (m_stop.stop_requested()) throw Stopped();
 }
 
 /// x += block(norm(x)), keeping what backward() needs.
@@ -339,9 +347,11 @@ void Backprop<Real>::scan(std::size_t index, const Segment<Real>& segment) {
   takeRates(index);
   std::vector<Real> kept(m_n);
   for (std::size_t t = 0; t < m_tokens; ++t) {
-    if (t % kStateEvery == 0)
+    if (t % kStateEvery == 0) {
+      checkStop();
       std::ranges::copy(
           s, layer.states.begin() + static_cast<std::ptrdiff_t>(t / kStateEvery * m_e * m_n));
+    }
     const Real* b = layer.selected.data() + t * m_selected + m_rank;
     const Real* c = b + m_n;
     for (std::size_t channel = 0; channel < m_e; ++channel) {
@@ -371,11 +381,16 @@ Real Backprop<Real>::head(const Segment<Real>& segment, Real scale) {
             m_normed.data(), m_finalScale.data());
   Real loss = 0;
   for (std::size_t first = 0; first < m_tokens; first += kHeadRows) {
+    checkStop();
     const std::size_t rows = std::min(kHeadRows, m_tokens - first);
     project<Real>({m_normed.data() + first * m_d, rows, m_d, m_d}, weights,
                   {m_logits.data(), rows, vocabulary, vocabulary});
     for (std::size_t row = 0; row < rows; ++row) {
       Real* logits = m_logits.data() + row * vocabulary;
+      if (segment.targets[first + row] == kNoTarget) {
+        std::fill_n(logits, vocabulary, Real{0});
+        continue;
+      }
       const auto target = static_cast<std::size_t>(segment.targets[first + row]);
       const Real top = *std::max_element(logits, logits + vocabulary);
       const Real wanted = logits[target] - top;
@@ -459,6 +474,7 @@ void Backprop<Real>::scanBack(std::size_t index, const Segment<Real>& segment) {
   std::vector<Real> ds(m_e * m_n);
   std::ranges::fill(m_dSelected, Real{0});
   for (std::size_t first = (m_tokens - 1) / kStateEvery * kStateEvery;; first -= kStateEvery) {
+    checkStop();
     const std::size_t count = std::min(kStateEvery, m_tokens - first);
     remakeStates(index, first, count, convolved);
     for (std::size_t i = count; i-- > 0;) {

@@ -4,8 +4,10 @@
 #include <cstddef>
 #include <memory>
 #include <span>
+#include <stop_token>
 #include <vector>
 
+#include "engine/training/data_source.h"
 #include "engine/training/parameters.h"
 #include "engine/types.h"
 
@@ -19,7 +21,7 @@ std::vector<Real> emptyState(const ModelConfig& config);
 template <class Real>
 struct Segment {
   TokenView inputs;
-  TokenView targets;                ///< what follows each input; as many
+  TokenView targets;                ///< what follows each input, or kNoTarget; as many
   std::span<const Real> stateIn;    ///< before the first input
   std::span<Real> stateOut;         ///< after the last; may be stateIn
   std::span<Real> gradient;         ///< added to; empty for the loss alone
@@ -37,14 +39,17 @@ class Backprop {
   Backprop(Backprop&& other) noexcept;
   ~Backprop();
 
-  /// The segment's loss: the sum over its tokens of -ln p(target), times `scale`. Adds its
-  /// derivative by every parameter to segment.gradient.
-  Real run(std::span<const Real> parameters, const Segment<Real>& segment, Real scale);
+  /// The segment's loss: the sum over its targets of -ln p(target), times `scale`. Adds its
+  /// derivative by every parameter to segment.gradient. Throws Stopped, at the latest after one
+  /// layer; gradient and states are then unspecified.
+  Real run(std::span<const Real> parameters, const Segment<Real>& segment, Real scale,
+           std::stop_token stop = {});
 
  private:
   struct Layer;
 
   void resize(std::size_t tokens);
+  void checkStop() const;
   void forward(std::size_t index, const Segment<Real>& segment);
   void backward(std::size_t index, const Segment<Real>& segment);
   void convolve(std::size_t index, const Segment<Real>& segment);
@@ -67,6 +72,7 @@ class Backprop {
   std::size_t m_selected;  ///< rows of x_proj: δ, B, C
   const Real* m_parameters = nullptr;
   Real* m_gradient = nullptr;  ///< of the run, or null
+  std::stop_token m_stop;      ///< of the run
   std::size_t m_tokens = 0;
   std::vector<Layer> m_layers;
   std::vector<Real> m_x;           ///< residual stream [T][d]

@@ -133,6 +133,20 @@ std::size_t ParameterLayout::offsetOf(const std::string& name) const {
   return std::ranges::find(m_parameters, name, &Parameter::name)->offset;
 }
 
+Tensor ParameterWeights::tensor(const std::string& name, const Shape& shape) const {
+  const auto& all = m_layout.parameters();
+  const auto found = std::ranges::find(all, name, &Parameter::name);
+  if (found == all.end() || found->shape != shape)
+    throw FormatError("weights in memory", name, toString(shape),
+                      found == all.end() ? "none" : toString(found->shape));
+  return {{},
+          name,
+          DataType::Float32,
+          shape,
+          std::as_bytes(m_values.subspan(found->offset, found->size)),
+          {}};
+}
+
 std::vector<float> readParameters(const ParameterLayout& layout, const WeightSource& source) {
   std::vector<float> values(layout.size());
   for (const Parameter& parameter : layout.parameters())

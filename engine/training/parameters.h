@@ -62,6 +62,20 @@ class ParameterLayout {
   std::size_t m_head = 0;
 };
 
+/// Weights in memory as a source of a model's. Layout and values must outlive it and its tensors.
+class ParameterWeights : public WeightSource {
+ public:
+  ParameterWeights(const ParameterLayout& layout, std::span<const float> values)
+      : m_layout(layout), m_values(values) {}
+
+  const ModelConfig& config() const override { return m_layout.config(); }
+  Tensor tensor(const std::string& name, const Shape& shape) const override;
+
+ private:
+  const ParameterLayout& m_layout;
+  std::span<const float> m_values;
+};
+
 /// The weights of a checkpoint, widened.
 std::vector<float> readParameters(const ParameterLayout& layout, const WeightSource& source);
 

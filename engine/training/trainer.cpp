@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cblas.h>
 #include <cmath>
 #include <cstring>
 #include <nlohmann/json.hpp>
@@ -11,35 +10,26 @@
 #include "engine/checkpoint/mapped_file.h"
 #include "engine/error.h"
 #include "engine/file_io.h"
-#include "engine/model/mix.h"
+#include "engine/training/cpu_training_device.h"
+#include "engine/training/gradient.h"
 
 namespace mb {
 
 namespace {
 
 constexpr const char* kStateFile = "trainer.bin";
-constexpr const char* kFormat = "mambabyte trainer 1";
-
-nlohmann::json describe(const TrainingOptions& o) {
-  return {{"steps", o.steps},
-          {"segment", o.segment},
-          {"streams", o.streams},
-          {"accumulate", o.accumulate},
-          {"learning_rate", o.learningRate},
-          {"final_share", o.finalShare},
-          {"warm_up", o.warmUp},
-          {"schedule", o.schedule == Schedule::Cosine ? "cosine" : "linear"},
-          {"weight_decay", o.weightDecay},
-          {"beta1", o.beta1},
-          {"beta2", o.beta2},
-          {"epsilon", o.epsilon},
-          {"clip", o.clip},
-          {"carry_state", o.carryState},
-          {"seed", o.seed}};
-}
+constexpr const char* kFormat = "mambabyte trainer 2";
 
 void expect(bool holds, const char* what, const std::string& expected, const std::string& found) {
   if (!holds) throw RequestError(std::string(what) + ": expected " + expected + ", found " + found);
+}
+
+std::size_t countTargets(std::span<const Lesson> lessons) {
+  std::size_t count = 0;
+  for (const Lesson& lesson : lessons)
+    count += lesson.targets.size() -
+             static_cast<std::size_t>(std::ranges::count(lesson.targets, kNoTarget));
+  return count;
 }
 
 /// Takes values out of a file one after the other.
@@ -83,6 +73,25 @@ class Reader {
 
 }  // namespace
 
+nlohmann::json describe(const TrainingOptions& o) {
+  return {{"steps", o.steps},
+          {"segment", o.segment},
+          {"streams", o.streams},
+          {"accumulate", o.accumulate},
+          {"learning_rate", o.learningRate},
+          {"final_share", o.finalShare},
+          {"warm_up", o.warmUp},
+          {"schedule", o.schedule == Schedule::Cosine ? "cosine" : "linear"},
+          {"weight_decay", o.weightDecay},
+          {"beta1", o.beta1},
+          {"beta2", o.beta2},
+          {"epsilon", o.epsilon},
+          {"clip", o.clip},
+          {"carry_state", o.carryState},
+          {"ema", o.ema},
+          {"seed", o.seed}};
+}
+
 void checkOptions(const TrainingOptions& o) {
   const auto atLeastOne = [](const char* what, std::uint64_t value) {
     expect(value >= 1, what, "at least 1", std::to_string(value));
@@ -102,6 +111,7 @@ void checkOptions(const TrainingOptions& o) {
   between("beta2", o.beta2, 0, 0.999999);
   between("epsilon", o.epsilon, 0, 1);
   between("clipping norm", o.clip, 0, 1e9);
+  between("share of the moving average that stays", o.ema, 0, 0.999999);
 }
 
 double learningRateAt(const TrainingOptions& o, std::uint64_t step) {
@@ -115,167 +125,70 @@ double learningRateAt(const TrainingOptions& o, std::uint64_t step) {
   return o.learningRate * (o.finalShare + (1 - o.finalShare) * share);
 }
 
-Trainer::Trainer(const ParameterLayout& layout, std::vector<float> parameters, TokenView text,
-                 const TrainingOptions& options, cpu::ThreadPool& pool)
+Trainer::Trainer(const ParameterLayout& layout, std::vector<float> parameters,
+                 std::unique_ptr<const DataSource> source, const TrainingOptions& options,
+                 cpu::ThreadPool& pool)
+    : Trainer(layout, std::move(source), options,
+              std::make_unique<CpuTrainingDevice>(layout, std::move(parameters), options.streams,
+                                                  pool)) {}
+
+Trainer::Trainer(const ParameterLayout& layout, std::unique_ptr<const DataSource> source,
+                 const TrainingOptions& options, std::unique_ptr<TrainingDevice> device)
     : m_layout(layout),
-      m_text(text),
+      m_source(std::move(source)),
       m_options(options),
-      m_pool(pool),
-      m_parameters(std::move(parameters)),
-      m_momentum(layout.size()),
-      m_squares(layout.size()),
-      m_streams(options.streams) {
+      m_device(std::move(device)),
+      m_places(options.streams) {
   checkOptions(options);
-  expect(text.size() > options.segment, "text to train on",
-         "at least " + std::to_string(options.segment + 1) + " tokens, a segment and what follows",
-         std::to_string(text.size()));
-  const auto vocabulary = static_cast<Token>(layout.config().vocabSize);
-  for (const Token token : text)
-    expect(token >= 0 && token < vocabulary, "token of the text",
-           "one below the vocabulary's " + std::to_string(vocabulary), std::to_string(token));
-  openblas_set_num_threads(1);  // streams are what threads share
-  for (std::size_t i = 0; i < m_streams.size(); ++i) {
-    m_streams[i].state = emptyState<float>(layout.config());
-    m_streams[i].position = i * (text.size() - 1) / m_streams.size();
-  }
-  const std::size_t members = std::min(pool.size(), options.streams);
-  for (std::size_t i = 0; i < members; ++i) {
-    m_backprops.emplace_back(layout);
-    m_gradients.emplace_back(layout.size());
-  }
+  m_lessons.resize(options.streams * options.accumulate);
+  for (std::size_t i = 0; i < m_places.size(); ++i) m_places[i] = m_source->firstPlace(i);
 }
 
-/// Puts a stream where its next segment begins; `index` counts the segments of the run.
-void Trainer::place(Stream& stream, std::uint64_t index) const {
-  const std::uint64_t places = m_text.size() - m_options.segment;
-  if (!m_options.carryState) {
-    stream.position = mix(m_options.seed, index) % places;
-  } else if (stream.position < places) {
-    return;
-  } else {  // not always at the beginning: the last bytes, too few for a segment, get their turn
-    stream.position =
-        mix(m_options.seed, index) % std::min<std::uint64_t>(places, m_options.segment);
+/// Sets the step's lessons: those of the first stream, then those of the next.
+std::vector<SegmentTokens> Trainer::prepare(std::vector<std::uint64_t>& places) {
+  std::vector<SegmentTokens> segments;
+  for (std::size_t i = 0; i < m_lessons.size(); ++i) {
+    Lesson& lesson = m_lessons[i];
+    m_source->next(places[i / m_options.accumulate], m_step * m_lessons.size() + i, lesson);
+    segments.push_back({lesson.inputs, lesson.targets, lesson.beginsAnew});
   }
-  std::ranges::fill(stream.state, 0.0f);
-}
-
-/// Loss of a stream's next segment in bits, times its tokens' weight; adds to the member's
-/// gradient.
-double Trainer::run(Stream& stream, std::size_t member, float scale) {
-  const TokenView inputs = m_text.subspan(stream.position, m_options.segment);
-  const TokenView targets = m_text.subspan(stream.position + 1, m_options.segment);
-  const float loss = m_backprops[member].run(m_parameters,
-                                             {.inputs = inputs,
-                                              .targets = targets,
-                                              .stateIn = stream.state,
-                                              .stateOut = stream.state,
-                                              .gradient = m_gradients[member]},
-                                             scale);
-  stream.position += m_options.segment;
-  return static_cast<double>(loss) / std::numbers::ln2;
+  return segments;
 }
 
 TrainingStep Trainer::step(std::stop_token stop) {
-  std::vector<Stream> streams = m_streams;  // as they were, should the step not come to its end
-  const std::size_t members = m_backprops.size();
-  std::vector<double> bits(members);
-  for (auto& gradient : m_gradients) std::ranges::fill(gradient, 0.0f);
-  const auto perStep = static_cast<std::uint64_t>(m_options.streams * m_options.accumulate);
-  const float scale = 1 / static_cast<float>(perStep * m_options.segment);
-  m_pool.run([&](std::size_t member) {
-    if (member >= members) return;
-    const cpu::Range own = cpu::share(m_options.streams, member, members);
-    for (std::size_t i = own.begin; i < own.end; ++i) {
-      for (std::size_t part = 0; part < m_options.accumulate; ++part) {
-        if (stop.stop_requested()) return;
-        place(streams[i], m_step * perStep + i * m_options.accumulate + part);
-        bits[member] += run(streams[i], member, scale);
-      }
-    }
-  });
-  if (stop.stop_requested()) throw Stopped();
+  std::vector<std::uint64_t> places = m_places;
+  const std::vector<SegmentTokens> segments = prepare(places);
+  const std::size_t targets = std::max<std::size_t>(1, countTargets(m_lessons));
   TrainingStep done;
-  for (const double part : bits) done.bits += part;
-  done.gradientNorm = addGradients();
+  done.bits = m_device->learn(segments, 1 / static_cast<float>(targets), std::move(stop)) /
+              std::numbers::ln2;
+  done.gradientNorm = m_device->gradientNorm();
   if (!std::isfinite(done.bits) || !std::isfinite(done.gradientNorm))
     throw DivergedError("the loss of step " + std::to_string(m_step + 1) +
                         " is not a number; a lower learning rate may help");
   done.learningRate = learningRateAt(m_options, m_step);
   const bool clips = m_options.clip > 0 && done.gradientNorm > m_options.clip;
-  update(done.learningRate, clips ? m_options.clip / done.gradientNorm : 1);
-  m_streams = std::move(streams);
-  done.step = ++m_step;
-  done.tokens = m_step * perStep * m_options.segment;
-  return done;
-}
-
-/// Adds the members' gradients to the first one, in their order; returns the norm.
-double Trainer::addGradients() {
-  std::vector<double> squares(m_pool.size());
-  m_pool.run([&](std::size_t member) {
-    const cpu::Range own = cpu::share(m_layout.size(), member, m_pool.size());
-    for (std::size_t i = own.begin; i < own.end; ++i) {
-      float sum = m_gradients[0][i];
-      for (std::size_t other = 1; other < m_gradients.size(); ++other) sum += m_gradients[other][i];
-      m_gradients[0][i] = sum;
-      squares[member] += static_cast<double>(sum) * static_cast<double>(sum);
-    }
-  });
-  double sum = 0;
-  for (const double part : squares) sum += part;
-  return std::sqrt(sum);
-}
-
-/// AdamW: Loshchilov and Hutter, arXiv 1711.05101.
-void Trainer::update(double learningRate, double factor) {
   const double count = static_cast<double>(m_step + 1);
-  const auto rate = static_cast<float>(learningRate / (1 - std::pow(m_options.beta1, count)));
-  const auto correction = static_cast<float>(1 / (1 - std::pow(m_options.beta2, count)));
-  const auto beta1 = static_cast<float>(m_options.beta1);
-  const auto beta2 = static_cast<float>(m_options.beta2);
-  const auto epsilon = static_cast<float>(m_options.epsilon);
-  const auto clip = static_cast<float>(factor);
-  const auto& parameters = m_layout.parameters();
-  m_pool.run([&](std::size_t member) {
-    const cpu::Range own = cpu::share(parameters.size(), member, m_pool.size());
-    for (std::size_t p = own.begin; p < own.end; ++p) {
-      const Parameter& parameter = parameters[p];
-      const auto keep =
-          static_cast<float>(1 - (parameter.decays ? learningRate * m_options.weightDecay : 0.0));
-      for (std::size_t i = parameter.offset; i < parameter.offset + parameter.size; ++i) {
-        const float gradient = m_gradients[0][i] * clip;
-        m_momentum[i] = beta1 * m_momentum[i] + (1 - beta1) * gradient;
-        m_squares[i] = beta2 * m_squares[i] + (1 - beta2) * gradient * gradient;
-        m_parameters[i] = keep * m_parameters[i] -
-                          rate * m_momentum[i] / (std::sqrt(m_squares[i] * correction) + epsilon);
-      }
-    }
-  });
+  m_device->update({.count = m_step + 1,
+                    .learningRate = done.learningRate,
+                    .weightDecay = m_options.weightDecay,
+                    .beta1 = m_options.beta1,
+                    .beta2 = m_options.beta2,
+                    .epsilon = m_options.epsilon,
+                    .factor = clips ? m_options.clip / done.gradientNorm : 1,
+                    .averaged = std::min(m_options.ema, count / (count + 9))});
+  m_places = std::move(places);
+  done.step = ++m_step;
+  for (const Lesson& lesson : m_lessons) m_tokens += lesson.inputs.size();
+  done.tokens = m_tokens;
+  return done;
 }
 
 double Trainer::validate(TokenView text, std::stop_token stop) {
   expect(text.size() > 1, "text to validate with", "at least 2 tokens",
          std::to_string(text.size()));
-  std::vector<float> state = emptyState<float>(m_layout.config());
-  double nats = 0;
-  for (std::size_t first = 0; first + 1 < text.size(); first += m_options.segment) {
-    if (stop.stop_requested()) throw Stopped();
-    const std::size_t count = std::min(m_options.segment, text.size() - 1 - first);
-    nats += static_cast<double>(m_backprops[0].run(m_parameters,
-                                                   {.inputs = text.subspan(first, count),
-                                                    .targets = text.subspan(first + 1, count),
-                                                    .stateIn = state,
-                                                    .stateOut = state,
-                                                    .gradient = {}},
-                                                   1));
-  }
-  return nats / std::numbers::ln2 / static_cast<double>(text.size() - 1);
-}
-
-std::uint64_t Trainer::textHash() const {
-  std::uint64_t hash = m_text.size();
-  for (const Token token : m_text) hash = mix(hash, static_cast<std::uint64_t>(token));
-  return hash;
+  return m_device->lossOf(text, m_options.segment, std::move(stop)) / std::numbers::ln2 /
+         static_cast<double>(text.size() - 1);
 }
 
 /// A new folder takes the old one's place, which is moved aside until then.
@@ -294,22 +207,26 @@ void Trainer::save(const std::filesystem::path& folder) const {
   }
 }
 
-/// The file that says that a checkpoint is complete comes last.
+/// The file that says that a checkpoint is complete comes last. Beside an average, which is the
+/// model, lie the parameters.
 void Trainer::write(const std::filesystem::path& folder) const {
-  writeModel(folder, m_layout, m_parameters);
+  const TrainedState state = m_device->state();
+  const bool averages = !state.average.empty();
+  writeModel(folder, m_layout, averages ? state.average : state.parameters);
   const std::string head = nlohmann::json({{"format", kFormat},
                                            {"options", describe(m_options)},
-                                           {"text", textHash()},
-                                           {"threads", m_backprops.size()}})
+                                           {"data", m_source->hash()},
+                                           {"threads", m_device->threads()},
+                                           {"averages", averages}})
                                .dump();
-  std::vector<std::uint64_t> numbers{m_step};
-  for (const Stream& stream : m_streams) numbers.push_back(stream.position);
+  const std::array<std::uint64_t, 2> counts{m_step, m_tokens};
   const std::uint64_t length = head.size();
   std::vector<std::span<const std::byte>> parts = {
-      std::as_bytes(std::span(&length, 1)), std::as_bytes(std::span(head)),
-      std::as_bytes(std::span(numbers)), std::as_bytes(std::span(m_momentum)),
-      std::as_bytes(std::span(m_squares))};
-  for (const Stream& stream : m_streams) parts.push_back(std::as_bytes(std::span(stream.state)));
+      std::as_bytes(std::span(&length, 1)),     std::as_bytes(std::span(head)),
+      std::as_bytes(std::span(counts)),         std::as_bytes(std::span(m_places)),
+      std::as_bytes(std::span(state.momentum)), std::as_bytes(std::span(state.squares))};
+  for (const auto& stream : state.states) parts.push_back(std::as_bytes(std::span(stream)));
+  if (averages) parts.push_back(std::as_bytes(std::span(state.parameters)));
   writeFileAtomically(folder / kStateFile, parts);
 }
 
@@ -335,22 +252,31 @@ void Trainer::resume(const std::filesystem::path& folder) {
   };
   same("format", kFormat);
   same("options", describe(m_options));
-  same("text", textHash());
-  same("threads", m_backprops.size());
+  same("data", m_source->hash());
+  // Another device goes on too, but only the same one exactly.
+  if (m_device->threads() > 0 && head.value("threads", 0u) > 0)
+    same("threads", m_device->threads());
   const std::uint64_t step = reader.number();
-  std::vector<Stream> streams = m_streams;
-  for (Stream& stream : streams) stream.position = reader.number();
-  std::vector<float> momentum(m_layout.size());
-  std::vector<float> squares(m_layout.size());
-  reader.values(momentum);
-  reader.values(squares);
-  for (Stream& stream : streams) reader.values(stream.state);
+  const std::uint64_t tokens = reader.number();
+  std::vector<std::uint64_t> places = m_places;
+  for (std::uint64_t& place : places) place = reader.number();
+  TrainedState state;
+  state.momentum.resize(m_layout.size());
+  state.squares.resize(m_layout.size());
+  state.states.assign(m_places.size(), emptyState<float>(m_layout.config()));
+  reader.values(state.momentum);
+  reader.values(state.squares);
+  for (std::vector<float>& stream : state.states) reader.values(stream);
+  state.parameters = readParameters(m_layout, checkpoint);
+  if (head.value("averages", false)) {
+    state.average = state.parameters;
+    reader.values(state.parameters);
+  }
   reader.end();
-  m_parameters = readParameters(m_layout, checkpoint);
+  m_device->setState(std::move(state));
+  m_places = std::move(places);
   m_step = step;
-  m_streams = std::move(streams);
-  m_momentum = std::move(momentum);
-  m_squares = std::move(squares);
+  m_tokens = tokens;
 }
 
 }  // namespace mb

@@ -1,16 +1,18 @@
-// Training of a model on a text: segments of several streams, AdamW, checkpoints that go on
-// exactly.
+// Training of a model: lessons for several streams, AdamW, checkpoints that go on exactly.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <span>
 #include <stop_token>
 #include <string>
 #include <vector>
 
-#include "engine/training/gradient.h"
+#include "engine/training/data_source.h"
 #include "engine/training/parameters.h"
+#include "engine/training/training_device.h"
 #include "engine/types.h"
 #include "kernels/cpu/thread_pool.h"
 
@@ -37,6 +39,10 @@ struct TrainingOptions {
   /// States go on from segment to segment (truncated back-propagation through time). Otherwise
   /// every segment begins anywhere in the text, with empty states.
   bool carryState = true;
+  /// What stays, each step, of a moving average of the weights, which is then validated and kept in
+  /// their place; 0 keeps the weights themselves. The first steps weigh more: 1 / (steps + 9) stays
+  /// out at least.
+  double ema = 0;
   std::uint64_t seed = 0;
 
   bool operator==(const TrainingOptions&) const = default;
@@ -45,6 +51,9 @@ struct TrainingOptions {
 /// Throws RequestError that names what is out of range.
 void checkOptions(const TrainingOptions& options);
 
+/// Every option by name.
+nlohmann::json describe(const TrainingOptions& options);
+
 /// The learning rate of a step, counted from 0.
 double learningRateAt(const TrainingOptions& options, std::uint64_t step);
 
@@ -52,66 +61,63 @@ double learningRateAt(const TrainingOptions& options, std::uint64_t step);
 struct TrainingStep {
   std::uint64_t step = 0;    ///< done by now
   std::uint64_t tokens = 0;  ///< read by now
-  double bits = 0;           ///< mean loss in bits a token
+  double bits = 0;           ///< mean loss in bits a target
   double gradientNorm = 0;   ///< before clipping
   double learningRate = 0;
 };
 
-/// Trains on the CPU, a stream a thread at a time. With the same options, text and number of
-/// threads the weights are the same, bit for bit, also across save() and resume().
+/// With the same options, data and device (on the CPU: number of threads) the weights are the same,
+/// bit for bit, also across save() and resume().
 class Trainer {
  public:
-  /// Throws RequestError for options out of range, a text of fewer tokens than one segment and its
-  /// target, or tokens outside the vocabulary. Layout, text and pool must outlive the trainer.
-  Trainer(const ParameterLayout& layout, std::vector<float> parameters, TokenView text,
-          const TrainingOptions& options, cpu::ThreadPool& pool);
+  /// The device must be for as many streams, and for lessons as long as the source's. Throws
+  /// RequestError for options out of range. The layout must outlive the trainer; the source's
+  /// tokens must lie within the vocabulary.
+  Trainer(const ParameterLayout& layout, std::unique_ptr<const DataSource> source,
+          const TrainingOptions& options, std::unique_ptr<TrainingDevice> device);
+  /// On the CPU; the pool too must outlive the trainer.
+  Trainer(const ParameterLayout& layout, std::vector<float> parameters,
+          std::unique_ptr<const DataSource> source, const TrainingOptions& options,
+          cpu::ThreadPool& pool);
 
   std::uint64_t steps() const { return m_step; }
   bool isDone() const { return m_step >= m_options.steps; }
-  std::span<const float> parameters() const { return m_parameters; }
+  std::span<const float> parameters() const { return m_device->parameters(); }
+  /// What is validated and saved as the model: the moving average, or the parameters without one.
+  std::span<const float> kept() const { return m_device->kept(); }
+  const TrainingDevice& device() const { return *m_device; }
 
-  /// One step. Throws Stopped between segments, with nothing changed; DivergedError when the loss
-  /// is not a number, with the weights of the step before.
+  /// One step. Throws Stopped, within a layer of a segment, with nothing changed; DivergedError
+  /// when the loss is not a number, with the weights of the step before; DeviceError when the
+  /// device fails, after which only the last checkpoint is left.
   TrainingStep step(std::stop_token stop);
 
-  /// Mean loss in bits a token of a text that is read from its beginning, the state carried on.
+  /// Mean loss of kept() in bits a token, on a text that is read from its beginning, the state
+  /// carried on.
   double validate(TokenView text, std::stop_token stop);
 
   /// Writes the weights as a model, and beside them what resume() needs, all of it or nothing: a
   /// crash leaves the checkpoint before. Throws FileError.
   void save(const std::filesystem::path& folder) const;
   /// Goes on where save() was called. Throws FileError, or FormatError when the checkpoint is of
-  /// another model, text or other options.
+  /// another model, other data or other options.
   void resume(const std::filesystem::path& folder);
 
   /// The checkpoint to read in a folder that save() wrote to, also after a crash in the middle.
   static std::filesystem::path newest(const std::filesystem::path& folder);
 
  private:
-  /// One place of the text.
-  struct Stream {
-    std::uint64_t position = 0;
-    std::vector<float> state;
-  };
-
-  void place(Stream& stream, std::uint64_t index) const;
-  double run(Stream& stream, std::size_t member, float scale);
+  std::vector<SegmentTokens> prepare(std::vector<std::uint64_t>& places);
   void write(const std::filesystem::path& folder) const;
-  double addGradients();
-  void update(double learningRate, double factor);
-  std::uint64_t textHash() const;
 
   const ParameterLayout& m_layout;
-  TokenView m_text;
+  std::unique_ptr<const DataSource> m_source;
   TrainingOptions m_options;
-  cpu::ThreadPool& m_pool;
-  std::vector<float> m_parameters;
-  std::vector<float> m_momentum;  ///< AdamW's m
-  std::vector<float> m_squares;   ///< AdamW's v
-  std::vector<Stream> m_streams;
+  std::unique_ptr<TrainingDevice> m_device;
+  std::vector<std::uint64_t> m_places;  ///< of the streams, as the source counts
+  std::vector<Lesson> m_lessons;        ///< of the step: [streams][accumulate]
   std::uint64_t m_step = 0;
-  std::vector<Backprop<float>> m_backprops;     ///< of each thread
-  std::vector<std::vector<float>> m_gradients;  ///< likewise
+  std::uint64_t m_tokens = 0;  ///< read by now
 };
 
 }  // namespace mb

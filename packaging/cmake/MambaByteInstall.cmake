@@ -3,7 +3,7 @@
 include_guard()
 include(GNUInstallDirs)
 
-install(DIRECTORY resources/models DESTINATION ${CMAKE_INSTALL_DATADIR}/mambabyte-playground)
+install(DIRECTORY resources/models resources/texts DESTINATION ${CMAKE_INSTALL_DATADIR}/mambabyte-playground)
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/mambabyte-playground RENAME copyright)
 if(MB_GUI)
   install(FILES packaging/desktop/mambabyte-playground.desktop

@@ -114,6 +114,50 @@ class EvaluationTest : public QObject {
     QVERIFY(std::abs(result.standardError - sum.standardError()) < 1e-6);
   }
 
+  void aContextBeginsWithAnEmptyState() {
+    const auto model = byteModel();
+    Random random(4);
+    const Bytes text = random.bytes(700);
+    double bits = 0;
+    std::uint64_t bytes = 0;
+    for (std::size_t first = 0; first < text.size(); first += 300) {
+      const Evaluation part =
+          evaluate(*model, nullptr,
+                   ByteView(text).subspan(first, std::min<std::size_t>(300, 700 - first)), {}, {});
+      bits += part.bitsPerByte * double(part.bytes);
+      bytes += part.bytes;
+    }
+    const Evaluation whole = evaluate(*model, nullptr, text, {}, {}, 300);
+    QCOMPARE(whole.bytes, bytes);
+    QVERIFY(isClose(whole.bitsPerByte, bits / double(bytes)));
+    QVERIFY(!isClose(whole.bitsPerByte, evaluate(*model, nullptr, text, {}, {}).bitsPerByte));
+  }
+
+  void surprisalIsCountedByPosition() {
+    const auto model = byteModel();
+    Random random(5);
+    const Bytes text = random.bytes(600);
+    std::vector<double> expected(4);
+    std::vector<std::uint64_t> counts(4);
+    for (std::size_t first = 0; first < 600; first += 300) {
+      const auto logits = logitsAlong(*model, ByteView(text).subspan(first, 300));
+      for (std::size_t i = 1; i < 300; ++i) {
+        const std::size_t bucket = i < 64 ? 0 : i < 128 ? 1 : i < 256 ? 2 : 3;
+        expected[bucket] += bitsOf(logits[i], text[first + i]);
+        ++counts[bucket];
+      }
+    }
+    const Evaluation result = evaluate(*model, nullptr, text, {}, {}, 300);
+    QCOMPARE(result.positions.size(), std::size_t{4});
+    for (std::size_t i = 0; i < 4; ++i) {
+      const PositionBucket& bucket = result.positions[i];
+      QCOMPARE(bucket.begin, std::uint64_t(i == 0 ? 0 : 32 << i));
+      QCOMPARE(bucket.end, std::uint64_t(64 << i));
+      QCOMPARE(bucket.sum.bytes(), counts[i]);
+      QVERIFY(isClose(bucket.sum.bits(), expected[i]));
+    }
+  }
+
   void wordsAreRunsOfWhatIsNotSpace() {
     const std::pair<const char*, std::uint64_t> cases[] = {{"", 0},
                                                            {"   ", 0},

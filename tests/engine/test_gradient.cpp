@@ -2,11 +2,14 @@
 // against one another.
 #include <QtTest>
 #include <cmath>
+#include <nlohmann/json.hpp>
 
+#include "engine/checkpoint/safetensors.h"
 #include "engine/error.h"
 #include "engine/training/gradient.h"
 #include "tests/support/model_files.h"
 #include "tests/support/random_values.h"
+#include "tests/support/test_models.h"
 #include "tests/support/thrown.h"
 
 using namespace mb;
@@ -33,11 +36,14 @@ ModelConfig tinyConfig(bool tied, bool convBias) {
 struct Text {
   Text(const ModelConfig& config, std::size_t size, std::uint32_t seed) {
     Random random(seed);
-    tokens = random.tokens(size + 1, config.vocabSize);
+    const std::vector<Token> tokens = random.tokens(size + 1, config.vocabSize);
+    inputs.assign(tokens.begin(), tokens.end() - 1);
+    targets.assign(tokens.begin() + 1, tokens.end());
     state = emptyState<double>(config);
     for (double& value : state) value = 0.6 * (double(random.below(2001)) / 1000 - 1);
   }
-  std::vector<Token> tokens;
+  std::vector<Token> inputs;
+  std::vector<Token> targets;
   std::vector<double> state;
 };
 
@@ -52,11 +58,10 @@ std::vector<double> weightsOf(const ParameterLayout& layout) {
 
 double lossOf(Backprop<double>& backprop, const std::vector<double>& weights, const Text& text,
               double scale, std::span<double> gradient = {}, std::span<double> stateGradient = {}) {
-  const TokenView tokens(text.tokens);
   std::vector<double> stateOut(text.state.size());
   return backprop.run(weights,
-                      {.inputs = tokens.first(tokens.size() - 1),
-                       .targets = tokens.subspan(1),
+                      {.inputs = text.inputs,
+                       .targets = text.targets,
                        .stateIn = text.state,
                        .stateOut = stateOut,
                        .gradient = gradient,
@@ -74,20 +79,25 @@ class GradientTest : public QObject {
     QTest::addColumn<bool>("tied");
     QTest::addColumn<bool>("convBias");
     QTest::addColumn<int>("tokens");
-    QTest::newRow("one token") << true << true << 1;
-    QTest::newRow("fewer than taps") << false << true << 2;
-    QTest::newRow("tied") << true << true << 9;
-    QTest::newRow("with a head of its own, no bias") << false << false << 9;
-    QTest::newRow("across kept states") << true << true << 70;
+    QTest::addColumn<int>("counts");  // every how many-th target
+    QTest::newRow("one token") << true << true << 1 << 1;
+    QTest::newRow("fewer than taps") << false << true << 2 << 1;
+    QTest::newRow("tied") << true << true << 9 << 1;
+    QTest::newRow("with a head of its own, no bias") << false << false << 9 << 1;
+    QTest::newRow("across kept states") << true << true << 70 << 1;
+    QTest::newRow("some targets do not count") << false << true << 70 << 3;
   }
   void agreesWithFiniteDifferences() {
     QFETCH(bool, tied);
     QFETCH(bool, convBias);
     QFETCH(int, tokens);
+    QFETCH(int, counts);
     const ParameterLayout layout(tinyConfig(tied, convBias));
     Backprop<double> backprop(layout);
     std::vector<double> weights = weightsOf(layout);
     Text text(layout.config(), std::size_t(tokens), 5);
+    for (std::size_t i = 0; i < text.targets.size(); ++i)
+      if ((i + 1) % std::size_t(counts) != 0) text.targets[i] = kNoTarget;
     constexpr double kScale = 0.25;
     std::vector<double> gradient(layout.size());
     std::vector<double> stateGradient(text.state.size());
@@ -125,6 +135,60 @@ class GradientTest : public QObject {
           agree(stateGradient[i], expected),
           qPrintable(QString("state %1: %2, not %3").arg(i).arg(stateGradient[i]).arg(expected)));
     }
+  }
+
+  /// Goldens are rounded to float32: 2^-24 of each value.
+  void agreesWithAutogradOfPyTorch_data() {
+    QTest::addColumn<QString>("name");
+    for (const char* name : {"tied", "own-head", "deep"}) QTest::newRow(name) << name;
+  }
+  void agreesWithAutogradOfPyTorch() {
+    QFETCH(QString, name);
+    const auto folder = std::filesystem::path(MB_TEST_DATA) / "gradients" / name.toStdString();
+    const Checkpoint checkpoint(folder);
+    const ParameterLayout layout(checkpoint.config());
+    const auto expected = nlohmann::json::parse(readFile(folder / "expected.json"));
+    const auto tokens = expected.at("tokens").get<std::vector<Token>>();
+    Text text(layout.config(), 0, 0);
+    text.inputs.assign(tokens.begin(), tokens.end() - 1);
+    text.targets.assign(tokens.begin() + 1, tokens.end());
+    std::ranges::fill(text.state, 0);
+    Backprop<double> backprop(layout);
+    std::vector<double> gradient(layout.size());
+    const double loss =
+        lossOf(backprop, widen(readParameters(layout, checkpoint)), text, 1, gradient);
+    const double expectedLoss = expected.at("loss_nats");
+    QVERIFY(std::abs(loss - expectedLoss) < 1e-7 * expectedLoss);
+    const auto goldens = readSafetensors(folder / "gradient.safetensors");
+    QCOMPARE(goldens.size(), layout.parameters().size());
+    for (const Parameter& parameter : layout.parameters()) {
+      std::vector<float> golden(parameter.size);
+      goldens.at(parameter.name).read(0, golden);
+      const auto found = std::span(gradient).subspan(parameter.offset, parameter.size);
+      const double error = relativeError(found, golden);
+      QVERIFY2(error < 1e-6, qPrintable(QString("%1: %2").arg(parameter.name.c_str()).arg(error)));
+    }
+  }
+
+  /// Finite differences would agree, too, with targets that count though they should not.
+  void whatCountsAndWhatDoesNotAddUp() {
+    const ParameterLayout layout(tinyConfig(true, true));
+    Backprop<double> backprop(layout);
+    const std::vector<double> weights = weightsOf(layout);
+    const Text whole(layout.config(), 70, 6);
+    std::vector<double> expected(layout.size());
+    const double loss = lossOf(backprop, weights, whole, 1, expected);
+    std::vector<double> sum(layout.size());
+    double parts = 0;
+    for (const std::size_t odd : {0u, 1u}) {
+      Text part = whole;
+      for (std::size_t i = odd; i < part.targets.size(); i += 2) part.targets[i] = kNoTarget;
+      const double own = lossOf(backprop, weights, part, 1, sum);
+      QVERIFY(own > 0 && own < loss);
+      parts += own;
+    }
+    QVERIFY(std::abs(parts - loss) < 1e-9 * loss);
+    for (std::size_t i = 0; i < sum.size(); ++i) QVERIFY(std::abs(sum[i] - expected[i]) < 1e-9);
   }
 
   void gradientsAddUp() {
@@ -184,8 +248,8 @@ class GradientTest : public QObject {
     double loss = 0;
     for (std::size_t first = 0; first < 1024; first += 256)
       loss += backprop.run(weights,
-                           {.inputs = TokenView(text.tokens).subspan(first, 256),
-                            .targets = TokenView(text.tokens).subspan(first + 1, 256),
+                           {.inputs = TokenView(text.inputs).subspan(first, 256),
+                            .targets = TokenView(text.targets).subspan(first, 256),
                             .stateIn = state,
                             .stateOut = state,
                             .gradient = truncated},

@@ -9,6 +9,7 @@
 #include "engine/evaluation/evaluation.h"
 #include "engine/model/devices.h"
 #include "engine/session/session.h"
+#include "engine/training/trainer.h"
 #include "tests/support/random_values.h"
 #include "tests/support/recorded_run.h"
 #include "tests/support/sanitizers.h"
@@ -26,6 +27,10 @@ constexpr int kStops = kSanitized ? 8 : 40;
 constexpr double kAllowed = 100;  ///< ms, as DESIGN.md promises
 /// Latest moment of a stop, in ms. Every operation below takes longer.
 constexpr double kLatest = 40;
+/// Of training.
+constexpr int kTrainingStops = kSanitized ? 3 : 12;
+constexpr double kLatestInAStep = 600;
+constexpr double kAllowedInTraining = 200;
 
 struct Outcome {
   bool stopped = false;
@@ -169,6 +174,31 @@ class StopTest : public QObject {
     QVERIFY(!drafter.propose(4, 40, {}).bytes.empty());
     if (!kSanitized) QVERIFY(outcome.latency <= kAllowed);
     QVERIFY2(outcome.stopped, "the stop was not noticed at all");
+  }
+
+  // A step of the bundled model takes seconds.
+  void training() {
+    const ParameterLayout layout(m_pair.verifier->config());
+    const Bytes bytes = excerpt(0, 20000);
+    const std::vector<Token> text(bytes.begin(), bytes.end());
+    const std::vector<float> weights = readParameters(layout, Checkpoint(bundledFolder("books")));
+    cpu::ThreadPool pool(2);
+    const TrainingOptions options;
+    Trainer trainer(layout, weights,
+                    std::make_unique<TextSource>(text, layout.config().vocabSize, options), options,
+                    pool);
+    std::vector<double> latencies;
+    for (int i = 0; i < kTrainingStops; ++i) {
+      const double delay = kLatestInAStep * static_cast<double>(m_random.uniform(0, 1));
+      const Outcome outcome =
+          stopAfter(delay, [&](std::stop_token stop) { trainer.step(std::move(stop)); });
+      QVERIFY(outcome.stopped);
+      QVERIFY(std::ranges::equal(trainer.parameters(), weights));
+      latencies.push_back(outcome.latency);
+    }
+    QCOMPARE(trainer.steps(), std::uint64_t{0});
+    report("train", latencies);
+    if (!kSanitized) QVERIFY(percentile(latencies, 0.5) <= kAllowedInTraining);
   }
 
   void everyStopWasNoticedInTime() {

@@ -1,12 +1,11 @@
 // The trainer: what it learns, that it goes on exactly, and what it refuses.
 #include <QtTest>
 #include <cmath>
-#include <csignal>
 #include <limits>
-#include <sys/resource.h>
 
 #include "engine/error.h"
 #include "engine/training/trainer.h"
+#include "tests/support/file_size_limit.h"
 #include "tests/support/model_files.h"
 #include "tests/support/random_values.h"
 #include "tests/support/test_models.h"
@@ -17,28 +16,6 @@ using namespace mb::test;
 
 namespace {
 
-/// While it lives no file grows beyond some bytes.
-class FileSizeLimit {
- public:
-  explicit FileSizeLimit(rlim_t bytes) {
-    m_signal = std::signal(SIGXFSZ, SIG_IGN);
-    getrlimit(RLIMIT_FSIZE, &m_before);
-    rlimit limit = m_before;
-    limit.rlim_cur = bytes;
-    setrlimit(RLIMIT_FSIZE, &limit);
-  }
-  ~FileSizeLimit() {
-    setrlimit(RLIMIT_FSIZE, &m_before);
-    std::signal(SIGXFSZ, m_signal);
-  }
-  FileSizeLimit(const FileSizeLimit&) = delete;
-  FileSizeLimit& operator=(const FileSizeLimit&) = delete;
-
- private:
-  rlimit m_before{};
-  void (*m_signal)(int) = nullptr;
-};
-
 /// What a trainer needs beside its options.
 struct Setting {
   explicit Setting(std::size_t tokens = 3000, std::size_t threads = 2)
@@ -48,7 +25,12 @@ struct Setting {
     for (std::size_t i = 0; i < tokens; ++i) text.push_back(Byte(words[i]));
   }
   Trainer trainer(const TrainingOptions& options) {
-    return Trainer(layout, initialParameters(layout, 1), text, options, pool);
+    return trainer(options, initialParameters(layout, 1));
+  }
+  Trainer trainer(const TrainingOptions& options, std::vector<float> parameters) {
+    return Trainer(layout, std::move(parameters),
+                   std::make_unique<TextSource>(text, layout.config().vocabSize, options), options,
+                   pool);
   }
 
   ParameterLayout layout;
@@ -132,14 +114,18 @@ class TrainerTest : public QObject {
 
   void goesOnExactly_data() {
     QTest::addColumn<bool>("carry");
-    QTest::newRow("states carried") << true;
-    QTest::newRow("anywhere in the text") << false;
+    QTest::addColumn<double>("ema");
+    QTest::newRow("states carried") << true << 0.0;
+    QTest::newRow("anywhere in the text") << false << 0.0;
+    QTest::newRow("with a moving average") << true << 0.9;
   }
   void goesOnExactly() {
     QFETCH(bool, carry);
+    QFETCH(double, ema);
     Setting setting;
     TrainingOptions options = few();
     options.carryState = carry;
+    options.ema = ema;
     Trainer whole = setting.trainer(options);
     const std::vector<double> expected = lossesOf(whole, 12);
     QTemporaryDir folder;
@@ -152,13 +138,68 @@ class TrainerTest : public QObject {
       first.save(at);  // in place of the one before
       lossesOf(first, 7);
     }
-    Trainer second(setting.layout, initialParameters(setting.layout, 2), setting.text, options,
-                   setting.pool);
+    Trainer second = setting.trainer(options, initialParameters(setting.layout, 2));
     second.resume(Trainer::newest(at));
     QCOMPARE(second.steps(), std::uint64_t{5});
     const std::vector<double> rest = lossesOf(second, 12);
     QVERIFY(std::equal(rest.begin(), rest.end(), expected.begin() + 5));
     QVERIFY(weightsOf(second) == weightsOf(whole));
+    QVERIFY(std::ranges::equal(second.kept(), whole.kept()));
+  }
+
+  void theMovingAverageIsWhatIsKept() {
+    Setting setting;
+    TrainingOptions options = few();
+    Trainer plain = setting.trainer(options);
+    options.ema = 0.25;
+    Trainer averaging = setting.trainer(options);
+    std::vector<double> average(setting.layout.size());
+    std::ranges::copy(plain.parameters(), average.begin());
+    for (int step = 1; step <= 6; ++step) {
+      lossesOf(plain, std::uint64_t(step));
+      lossesOf(averaging, std::uint64_t(step));
+      const double stays = std::min(0.25, step / (step + 9.0));
+      for (std::size_t i = 0; i < average.size(); ++i)
+        average[i] = stays * average[i] + (1 - stays) * double(plain.parameters()[i]);
+    }
+    QVERIFY(weightsOf(averaging) == weightsOf(plain));
+    double worst = 0;
+    for (std::size_t i = 0; i < average.size(); ++i)
+      worst = std::max(worst, std::abs(average[i] - double(averaging.kept()[i])));
+    QVERIFY(worst < 1e-6);
+    QTemporaryDir folder;
+    const std::filesystem::path at = folder.filePath("checkpoint").toStdString();
+    averaging.save(at);
+    const std::vector<float> saved = readParameters(setting.layout, Checkpoint(at));
+    QVERIFY(std::ranges::equal(saved, averaging.kept()));
+    Trainer fromAverage = setting.trainer(few(), saved);
+    QCOMPARE(averaging.validate(setting.text, {}), fromAverage.validate(setting.text, {}));
+    QVERIFY(averaging.validate(setting.text, {}) != plain.validate(setting.text, {}));
+  }
+
+  void onlyTargetsThatCountAreLearned() {
+    /// A text of which every other target counts.
+    class Alternating : public TextSource {
+     public:
+      using TextSource::TextSource;
+      void next(std::uint64_t& place, std::uint64_t index, Lesson& lesson) const override {
+        TextSource::next(place, index, lesson);
+        for (std::size_t i = 0; i < lesson.targets.size(); i += 2) lesson.targets[i] = kNoTarget;
+      }
+    };
+    Setting setting(41);
+    TrainingOptions options = few();
+    options.streams = 1;
+    Trainer trainer(setting.layout, initialParameters(setting.layout, 1),
+                    std::make_unique<Alternating>(setting.text, 256, options), options,
+                    setting.pool);
+    const auto bitsOf = [&](std::size_t count) {
+      return double(count) * trainer.validate(TokenView(setting.text).first(count + 1), {});
+    };
+    double expected = 0;
+    for (std::size_t i = 1; i < 40; i += 2) expected += bitsOf(i + 1) - bitsOf(i);
+    const double found = trainer.step({}).bits;
+    QVERIFY(std::abs(found - expected / 20) < 1e-4 * found);
   }
 
   void aCheckpointIsAModel() {
@@ -218,7 +259,7 @@ class TrainerTest : public QObject {
     Setting setting;
     std::vector<float> weights = initialParameters(setting.layout, 1);
     weights[setting.layout.layer(1).skip] = std::numeric_limits<float>::infinity();
-    Trainer trainer(setting.layout, weights, setting.text, few(), setting.pool);
+    Trainer trainer = setting.trainer(few(), weights);
     const auto error = thrown<DivergedError>([&] { trainer.step({}); });
     QVERIFY(error && mentions(error->what(), "step 1", "not a number"));
     QVERIFY(weightsOf(trainer) == weights);
@@ -297,7 +338,7 @@ class TrainerTest : public QObject {
     options.learningRate = 0.02;
     QVERIFY(refused(setting.trainer(options), "options"));
     Setting other(2999);
-    QVERIFY(refused(other.trainer(few()), "text"));
+    QVERIFY(refused(other.trainer(few()), "data"));
     const auto size = std::filesystem::file_size(at / "trainer.bin");
     std::filesystem::resize_file(at / "trainer.bin", size - 1);
     QVERIFY(refused(setting.trainer(few()), "length"));

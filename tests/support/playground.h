@@ -16,6 +16,7 @@
 #include "ui/panels/next_byte_panel.h"
 #include "ui/panels/perplexity_panel.h"
 #include "ui/panels/state_panel.h"
+#include "ui/panels/train_panel.h"
 #include "ui/text/text_panel.h"
 #include "ui/window/main_window.h"
 #include "ui/window/model_chooser.h"

@@ -252,7 +252,7 @@ class MainWindowTest : public QObject {
     p.click("Generate");
     QTRY_VERIFY(p.isIdle() && p.document().size() == 38 && p.isUpToDate());
     QVERIFY(std::isnan(p.window.state().valueAt(20, 0)));
-    p.window.state().show();
+    p.action("State").trigger();
     QTRY_VERIFY(!std::isnan(p.window.state().valueAt(20, 0)));
   }
 

@@ -21,7 +21,8 @@ using mb::ui::ThemeMode;
 namespace {
 
 QList<Panel*> panelsOf(Playground& p) {
-  return {&p.window.nextByte(), &p.window.speculation(), &p.window.state(), &p.window.perplexity()};
+  return {&p.window.nextByte(), &p.window.speculation(), &p.window.state(), &p.window.perplexity(),
+          &p.window.train()};
 }
 
 }  // namespace
@@ -139,13 +140,13 @@ class WindowMemoryTest : public QObject {
   void everyPanelHasAKey() {
     Memory memory;
     Playground p(memory);
-    const Qt::Key keys[] = {Qt::Key_1, Qt::Key_2, Qt::Key_3, Qt::Key_4};
+    const Qt::Key keys[] = {Qt::Key_1, Qt::Key_2, Qt::Key_3, Qt::Key_4, Qt::Key_5};
     const QList<Panel*> panels = panelsOf(p);
-    for (int i = 0; i < 4; ++i) {
+    for (int i = 0; i < panels.size(); ++i) {
       p.key(keys[i], Qt::ControlModifier);
-      for (int k = 0; k < 4; ++k) QCOMPARE(panels[k]->isVisible(), k != i);
+      for (int k = 0; k < panels.size(); ++k) QCOMPARE(panels[k]->isHidden(), k == i);
       p.key(keys[i], Qt::ControlModifier);
-      QVERIFY(panels[i]->isVisible());
+      QTRY_VERIFY(panels[i]->isSeen());
     }
   }
 
@@ -174,7 +175,10 @@ class WindowMemoryTest : public QObject {
     QVERIFY(p.window.isNarrow());
     p.window.resize(1700, 1000);
     QTRY_VERIFY(!p.window.isNarrow());
-    for (const Panel* panel : panelsOf(p)) QTRY_VERIFY(panel->isSeen());
+    for (const Panel* panel : panelsOf(p))
+      if (panel != &p.window.train()) QTRY_VERIFY(panel->isSeen());
+    p.window.train().raise();  // from behind the state
+    QTRY_VERIFY(p.window.train().isSeen() && !p.window.state().isSeen());
     p.window.resize(1000, 700);
     QTRY_VERIFY(p.window.isNarrow());
     QTRY_VERIFY(!p.window.nextByte().isSeen());

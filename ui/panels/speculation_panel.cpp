@@ -47,29 +47,15 @@ QWidget* SpeculationPanel::makeFigures() {
   auto* figures = new QWidget(this);
   auto* row = new QHBoxLayout(figures);
   row->setContentsMargins(0, 0, 0, 0);
-  m_accepted = makeFigure(figures, tr("accepted"),
-                          tr("Drafted bytes accepted, of those that were tested (percent)"));
-  m_length = makeFigure(figures, tr("mean length"), tr("Accepted bytes a round (bytes)"));
-  m_perRound = makeFigure(figures, tr("per round"),
-                          tr("Bytes written a round, corrections and bonus included (bytes)"));
-  m_split = makeFigure(figures, tr("draft / verify / other"),
-                       tr("Where the time of a round goes; other is correction, roll-back and "
-                          "bookkeeping (percent)"));
+  m_accepted = addFigure(*row, tr("accepted"),
+                         tr("Drafted bytes accepted, of those that were tested (percent)"));
+  m_length = addFigure(*row, tr("mean length"), tr("Accepted bytes a round (bytes)"));
+  m_perRound = addFigure(*row, tr("per round"),
+                         tr("Bytes written a round, corrections and bonus included (bytes)"));
+  m_split = addFigure(*row, tr("draft / verify / other"),
+                      tr("Where the time of a round goes; other is correction, roll-back and "
+                         "bookkeeping (percent)"));
   return figures;
-}
-
-SpeculationPanel::Figure SpeculationPanel::makeFigure(QWidget* parent, const QString& name,
-                                                      const QString& meaning) {
-  Figure figure{new QLabel(QStringLiteral("–"), parent), new QLabel(name, parent)};
-  figure.value->setProperty("role", "number");
-  figure.name->setProperty("role", "dim");
-  auto* box = new QVBoxLayout;
-  box->setSpacing(0);
-  box->addWidget(figure.name);
-  box->addWidget(figure.value);
-  static_cast<QHBoxLayout*>(parent->layout())->addLayout(box, 1);
-  for (QLabel* label : {figure.value, figure.name}) label->setToolTip(meaning);
-  return figure;
 }
 
 void SpeculationPanel::setRunStart(std::int32_t firstRound) {

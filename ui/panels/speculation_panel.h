@@ -7,6 +7,7 @@
 #include "ui/model/linked_position.h"
 #include "ui/panels/panel.h"
 #include "ui/theme/theme.h"
+#include "ui/widgets/figure.h"
 
 class QLabel;
 class QPushButton;
@@ -82,12 +83,7 @@ class SpeculationPanel : public Panel {
   void refresh() override;
 
  private:
-  struct Figure {
-    QLabel* value;
-    QLabel* name;
-  };
   QWidget* makeFigures();
-  Figure makeFigure(QWidget* parent, const QString& name, const QString& meaning);
   void showTotals(const SpeculationTotals& totals);
 
   Document& m_document;

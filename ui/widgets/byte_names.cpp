@@ -2,6 +2,8 @@
 
 #include <QCoreApplication>
 
+#include "ui/text/utf8.h"
+
 namespace mb::ui {
 
 namespace {
@@ -38,6 +40,23 @@ QString byteName(Byte byte) {
 
 QString byteHex(Byte byte) {
   return QStringLiteral("%1").arg(byte, 2, 16, QLatin1Char('0')).toUpper();
+}
+
+QString readableText(ByteView bytes) {
+  QString text;
+  const auto byteAt = [&](std::size_t i) { return bytes[i]; };
+  for (std::size_t i = 0; i < bytes.size();) {
+    const Character character = characterAt(byteAt, i, bytes.size());
+    const auto codePoint = static_cast<char32_t>(character.codePoint);
+    const bool breaks = bytes[i] == '\n' || bytes[i] == '\t';
+    if (character.valid && (breaks || QChar::isPrint(codePoint)))
+      text += QString::fromUcs4(&codePoint, 1);
+    else
+      for (std::size_t k = 0; k < character.length; ++k)
+        text += QStringLiteral("‹%1›").arg(byteHex(bytes[i + k]));
+    i += character.length;
+  }
+  return text;
 }
 
 }  // namespace mb::ui

@@ -13,5 +13,8 @@ QString byteGlyph(Byte byte);
 QString byteName(Byte byte);
 /// "6B"
 QString byteHex(Byte byte);
+/// Bytes as text to read: what is not UTF-8, and what does not print, as ‹E9›; newlines and tabs as
+/// themselves.
+QString readableText(ByteView bytes);
 
 }  // namespace mb::ui

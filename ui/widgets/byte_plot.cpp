@@ -2,6 +2,8 @@
 
 #include <QToolTip>
 
+#include "ui/widgets/plot_style.h"
+
 namespace mb::ui {
 
 namespace {
@@ -44,25 +46,7 @@ void BytePlot::setChangeMark(std::optional<std::size_t> byte) {
 
 void BytePlot::applyTheme() {
   const Colors& colors = m_theme.colors();
-  setBackground(colors.panel);
-  axisRect()->setBackground(colors.panel);
-  for (QCPAxis* axis : {xAxis, yAxis, xAxis2, yAxis2}) {
-    axis->setBasePen(QPen(colors.line));
-    axis->setTickPen(QPen(colors.line));
-    axis->setSubTickPen(Qt::NoPen);
-    axis->setTickLabelColor(colors.dim);
-    axis->setLabelColor(colors.dim);
-    QFont font = Theme::interfaceFont();
-    font.setPixelSize(11);
-    axis->setTickLabelFont(font);
-    axis->setLabelFont(font);
-    axis->setTickLength(0, 3);
-    axis->setSubTickLength(0, 0);
-    axis->setTickLabelPadding(4);
-    axis->setLabelPadding(1);
-    axis->grid()->setPen(QPen(colors.line));
-    axis->grid()->setZeroLinePen(QPen(colors.line));
-  }
+  applyColors(*this, colors);
   m_mark->setPen(QPen(colors.accent));
   m_changeMark->setPen(QPen(colors.chosen.ink, 1, Qt::DashLine));
 }

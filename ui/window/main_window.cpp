@@ -17,6 +17,7 @@
 #include "ui/panels/next_byte_panel.h"
 #include "ui/panels/perplexity_panel.h"
 #include "ui/panels/state_panel.h"
+#include "ui/panels/train_panel.h"
 #include "ui/text/text_panel.h"
 #include "ui/widgets/elided_label.h"
 #include "ui/widgets/message_strip.h"
@@ -32,7 +33,7 @@ namespace {
 /// Below this width the right column becomes tabs and the settings fold into a drop-down.
 constexpr int kNarrowWidth = 1400;
 /// Layouts saved by another arrangement of panels are not restored.
-constexpr int kLayoutVersion = 1;
+constexpr int kLayoutVersion = 2;
 /// Work shorter than this is not shown.
 constexpr int kShowActivityAfter = 500;
 constexpr std::size_t kChannelBins = 64;
@@ -98,7 +99,8 @@ void MainWindow::buildPanels() {
   m_speculation = new SpeculationPanel(m_document, m_linked, m_theme, this);
   m_state = new StatePanel(m_document, m_traces, m_axis, m_linked, m_theme, this);
   m_perplexity = new PerplexityPanel(m_document, m_axis, m_linked, m_theme, this);
-  m_panels = {m_nextByte, m_speculation, m_state, m_perplexity};
+  m_train = new TrainPanel(m_theme, this);
+  m_panels = {m_nextByte, m_speculation, m_state, m_perplexity, m_train};
   m_area->setDockNestingEnabled(true);
   m_area->setCorner(Qt::BottomRightCorner, Qt::RightDockWidgetArea);
   m_area->setTabPosition(Qt::RightDockWidgetArea, QTabWidget::North);
@@ -164,6 +166,9 @@ void MainWindow::connectParts() {
   connect(m_state, &StatePanel::layerChanged, this, &MainWindow::updateTaps);
   connect(m_state, &QDockWidget::visibilityChanged, this, &MainWindow::updateTaps);
   connect(m_state, &StatePanel::tapsWanted, &m_link, &EngineLink::observe);
+  connect(m_train, &TrainPanel::kept, this, [this](const QString& folder, bool isByteLevel) {
+    isByteLevel ? m_models->openVerifier(folder) : m_models->openDrafter(folder);
+  });
   connect(&m_document, &Document::textChanged, this, [this] { m_axis.setSize(m_document.size()); });
   connect(&m_link, &EngineLink::ticked, this, &MainWindow::tick);
 }
@@ -175,6 +180,7 @@ void MainWindow::openModels() {
 void MainWindow::modelsOpened(const ModelsLoaded& models) {
   const ModelConfig& config = models.verifier.config;
   m_text->messages().hide();
+  m_train->setModels(models);
   m_channels = config.dInner;
   m_traces.reset(config.layers, tapBins(config.dInner, kChannelBins));
   m_state->setModel(config.layers, config.dInner);
@@ -281,7 +287,8 @@ void MainWindow::showError(const QString& problem, const QString& action) {
 
 // ---- layout
 
-/// Wide: a right column of three panels and perplexity below the text. Narrow: the column is tabs.
+/// Wide: a right column of three panels, training behind the last, and perplexity below the text.
+/// Narrow: the column is tabs.
 void MainWindow::arrange(bool narrow) {
   for (Panel* panel : m_panels) {
     panel->setFloating(false);
@@ -292,15 +299,18 @@ void MainWindow::arrange(bool narrow) {
   if (narrow) {
     m_area->tabifyDockWidget(m_nextByte, m_speculation);
     m_area->tabifyDockWidget(m_speculation, m_state);
+    m_area->tabifyDockWidget(m_state, m_train);
   } else {
     m_area->splitDockWidget(m_nextByte, m_speculation, Qt::Vertical);
     m_area->splitDockWidget(m_speculation, m_state, Qt::Vertical);
+    m_area->tabifyDockWidget(m_state, m_train);
   }
   for (Panel* panel : m_panels) panel->show();
-  m_raiseFirst = narrow;
+  m_raiseFirst = true;
   // A tab can only be raised once the layout has made it.
   QTimer::singleShot(0, this, [this] {
-    if (std::exchange(m_raiseFirst, false)) m_speculation->raise();
+    if (std::exchange(m_raiseFirst, false))
+      (m_narrow ? static_cast<Panel*>(m_speculation) : m_state)->raise();
     for (QTabBar* tabs : m_area->findChildren<QTabBar*>()) tabs->setDrawBase(false);
   });
   m_area->resizeDocks({m_nextByte}, {width() * (narrow ? 38 : 39) / 100}, Qt::Horizontal);

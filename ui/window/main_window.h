@@ -24,6 +24,7 @@ class PerplexityPanel;
 class StatePanel;
 class TextPanel;
 class ToolBar;
+class TrainPanel;
 
 class MainWindow : public QMainWindow {
   Q_OBJECT
@@ -43,6 +44,7 @@ class MainWindow : public QMainWindow {
   SpeculationPanel& speculation() { return *m_speculation; }
   StatePanel& state() { return *m_state; }
   PerplexityPanel& perplexity() { return *m_perplexity; }
+  TrainPanel& train() { return *m_train; }
 
   /// Opens the remembered models, or the bundled pair.
   void openModels();
@@ -106,6 +108,7 @@ class MainWindow : public QMainWindow {
   SpeculationPanel* m_speculation = nullptr;
   StatePanel* m_state = nullptr;
   PerplexityPanel* m_perplexity = nullptr;
+  TrainPanel* m_train = nullptr;
   QList<Panel*> m_panels;
   ToolBar* m_toolBar = nullptr;
 

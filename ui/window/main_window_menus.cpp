@@ -13,6 +13,7 @@
 #include "ui/panels/next_byte_panel.h"
 #include "ui/panels/perplexity_panel.h"
 #include "ui/panels/state_panel.h"
+#include "ui/panels/train_panel.h"
 #include "ui/text/find_bar.h"
 #include "ui/text/text_panel.h"
 #include "ui/window/dialogs.h"
@@ -123,6 +124,9 @@ void MainWindow::buildViewMenu() {
   for (Panel* panel : m_panels) {
     QAction* toggle = panel->toggleViewAction();
     toggle->setShortcut(QKeySequence(tr("Ctrl+%1").arg(number++)));
+    connect(toggle, &QAction::triggered, panel, [panel](bool shown) {
+      if (shown) panel->raise();  // from behind another tab
+    });
     menu.addAction(toggle);
     QMainWindow::addAction(toggle);
   }

@@ -8,6 +8,7 @@
 
 #include "engine/error.h"
 #include "engine/resources.h"
+#include "ui/widgets/model_names.h"
 #include "ui/window/device_menu.h"
 
 namespace mb::ui {
@@ -118,8 +119,9 @@ void ModelChooser::finishLoading(const ModelsLoaded& models) {
   m_drafter =
       models.drafter ? QString::fromStdString(models.drafter->info.folder.string()) : QString();
   remember(m_verifier, m_drafter);
-  m_verifierButton->setText(tr("%1 ▾").arg(title(models.verifier)));
-  m_drafterButton->setText(models.drafter ? tr("%1 ▾").arg(title(*models.drafter)) : tr("none ▾"));
+  m_verifierButton->setText(tr("%1 ▾").arg(titleOf(models.verifier)));
+  m_drafterButton->setText(models.drafter ? tr("%1 ▾").arg(titleOf(*models.drafter))
+                                          : tr("none ▾"));
   m_deviceMenu->setDevices(models.devices);
   emit loadingChanged();
   emit opened(models);
@@ -194,18 +196,6 @@ void ModelChooser::restore(const QSettings& settings) {
   const bool there = QDir(verifier).exists() && (drafter.isEmpty() || QDir(drafter).exists());
   if (verifier.isEmpty() || !there) return openBundled();
   open(verifier, drafter);
-}
-
-QString ModelChooser::parameterText(std::size_t parameters) {
-  const double count = static_cast<double>(parameters);
-  if (count >= 1e9) return tr("%1B").arg(count * 1e-9, 0, 'f', 1);
-  if (count >= 1e6) return tr("%1M").arg(count * 1e-6, 0, 'f', 0);
-  return tr("%1K").arg(count * 1e-3, 0, 'f', 0);
-}
-
-QString ModelChooser::title(const DescribedModel& model) {
-  return tr("%1 · %2").arg(QString::fromStdString(model.info.name),
-                           parameterText(model.config.parameterCount()));
 }
 
 }  // namespace mb::ui

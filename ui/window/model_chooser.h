@@ -43,10 +43,6 @@ class ModelChooser : public QObject {
   void restore(const QSettings& settings);
   const QStringList& recent() const { return m_recent; }
 
-  /// "books · 14M"
-  static QString title(const DescribedModel& model);
-  static QString parameterText(std::size_t parameters);
-
  signals:
   void loadingChanged();
   void opened(const mb::ui::ModelsLoaded& models);

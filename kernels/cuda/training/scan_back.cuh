@@ -1,0 +1,354 @@
+// The selective scan of several streams, backward. A block takes some channels of a stream from its
+// last tile to its first. In each tile it makes the states again from the one that the forward
+// pass left: first those at the beginning of every few tokens, then, going back, the few in
+// between, which stay in registers.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/cuda/training/scan.cuh"
+
+namespace mb::cuda::training {
+
+template <class Value>
+struct ScanBackArguments {
+  ScanArguments<Value> forward;  ///< `delta` becomes the derivative by W_dt δ
+  Value* dConvolved;             ///< by the gated output [rows][e]; becomes that by u'
+  Value* gated;                  ///< rows of [2e]: the gated output, and the derivative by z
+  float* dSelected;              ///< by B, C of each block's channels [blocks][rows][2n]
+  float* dDecay;                 ///< of each stream, by A_log [streams][e][n]
+  float* dDtBias;                ///< of each stream [streams][e]
+  float* dSkip;                  ///< of each stream [streams][e]
+  float* dStateIn;               ///< in strides as the states; or null
+};
+
+template <class Value, int SPL>
+class ScanBack {
+ public:
+  static constexpr int kOwn = SPL > 4 ? 1 : 2;  ///< channels of a thread
+  static constexpr int kChannels = kScanThreads / kScanLanes * kOwn;
+
+ private:
+  using Tile = ScanTile<SPL>;
+  static constexpr int kGroup = SPL > 4 ? 2 : 4;  ///< tokens whose states a thread holds
+  static constexpr int kGroups = Tile::kTokens / kGroup;
+  static constexpr int kWarps = kScanThreads / 32;
+  static constexpr int kSums = 3;  ///< of a token and channel, over its states
+
+ public:
+  struct Shared {
+    alignas(16) float delta[Tile::kTokens][kChannels];  ///< Δ; then the derivative by W_dt δ
+    alignas(16) float input[Tile::kTokens][kChannels];  ///< u'; then the derivative by it
+    alignas(16) float dy[Tile::kTokens][kChannels];     ///< by y; then y
+    alignas(16) float selected[Tile::kTokens][Tile::kRow];
+    alignas(16) float4 starts[kGroups - 1][kOwn * SPL / 4][kScanThreads];
+    alignas(16) float dSelected[kWarps][Tile::kTokens][Tile::kRow];
+  };
+
+  __device__ ScanBack(const ScanBackArguments<Value>& arguments, Shared& tile)
+      : a(arguments),
+        m_forward(arguments.forward),
+        m_tile(tile),
+        m_lane(static_cast<int>(threadIdx.x % kScanLanes)),
+        m_own(static_cast<int>(threadIdx.x) / kScanLanes * kOwn),
+        m_first(blockIdx.x * kChannels) {}
+
+  __device__ void run() {
+#pragma unroll
+    for (int c = 0; c < kOwn; ++c) {
+      loadRates<SPL>(m_forward.decay + place(c), m_rate[c]);
+      m_skip[c] = m_forward.skip[m_first + m_own + c];
+    }
+    for (std::uint32_t tile = m_forward.tiles(Tile::kTokens); tile-- > 0;) {
+      const std::uint32_t first = tile * Tile::kTokens;
+      prepare(first);
+      loadSelected<SPL>(m_forward, first, m_tile.selected);
+      __syncthreads();
+      makeStarts(tile);
+#pragma unroll 1
+      for (int group = kGroups; group-- > 0;) backGroup(tile, group);
+      __syncthreads();
+      write(first);
+      writeSelected(first);
+      __syncthreads();
+    }
+    finish();
+  }
+
+ private:
+  __device__ std::size_t place(int c) const {
+    return std::size_t{m_first + m_own + c} * Tile::kStates + m_lane * SPL;
+  }
+
+  static constexpr int kRowThreads = kChannels / 8;
+  static constexpr int kRowStep = kScanThreads / kRowThreads;
+  __device__ static int column() {
+    return static_cast<int>(threadIdx.x) % kRowThreads * 8;
+  }
+
+  /// Δ, u' and the derivative by y. Behind the last token all are zero, and so change nothing.
+  __device__ void prepare(std::uint32_t first) const {
+    const std::uint32_t channel = m_first + column();
+#pragma unroll 1
+    for (int row = static_cast<int>(threadIdx.x) / kRowThreads; row < Tile::kTokens;
+         row += kRowStep) {
+      const bool real = first + row < m_forward.tokens;
+      const std::size_t at = m_forward.firstRow() + first + row;
+      Octet<Value> raw{}, input{}, gate{}, dGated{};
+      if (real) {
+        raw = octetAt(m_forward.delta + at * m_forward.channels + channel);
+        input = octetAt(m_forward.convolved + at * m_forward.channels + channel);
+        gate = octetAt(m_forward.expanded + (2 * at + 1) * m_forward.channels + channel);
+        dGated = octetAt(a.dConvolved + at * m_forward.channels + channel);
+      }
+#pragma unroll
+      for (int k = 0; k < 8; ++k) {
+        m_tile.delta[row][column() + k] =
+            real ? softplus(raw[k] + m_forward.dtBias[channel + k]) : 0.0f;
+        m_tile.input[row][column() + k] = input[k];
+        m_tile.dy[row][column() + k] = dGated[k] * silu(gate[k]);
+      }
+    }
+  }
+
+  __device__ void loadStart(std::uint32_t tile, float (&state)[kOwn][SPL]) const {
+    const std::size_t tiles = m_forward.tiles(Tile::kTokens);
+    const Value* from = m_forward.tileStates + (blockIdx.y * tiles + tile) * m_forward.channels *
+                                                   std::size_t{Tile::kStates};
+#pragma unroll
+    for (int c = 0; c < kOwn; ++c) loadState<SPL>(from + place(c), state[c]);
+  }
+
+  /// States before all groups but the first.
+  __device__ void makeStarts(std::uint32_t tile) {
+    float state[kOwn][SPL];
+    loadStart(tile, state);
+#pragma unroll 1
+    for (int group = 0; group + 1 < kGroups; ++group) {
+#pragma unroll
+      for (int i = 0; i < kGroup; ++i) {
+        const int t = group * kGroup + i;
+        float b[SPL];
+        loadShared<SPL>(m_tile.selected[t] + m_lane * SPL, b);
+#pragma unroll
+        for (int c = 0; c < kOwn; ++c) {
+          const float delta = m_tile.delta[t][m_own + c];
+          const float gained = delta * m_tile.input[t][m_own + c];
+#pragma unroll
+          for (int k = 0; k < SPL; ++k)
+            state[c][k] = fmaf(power2(delta * m_rate[c][k]), state[c][k], gained * b[k]);
+        }
+      }
+#pragma unroll
+      for (int q = 0; q < kOwn * SPL / 4; ++q)
+        m_tile.starts[group][q][threadIdx.x] =
+            *reinterpret_cast<const float4*>(&state[0][0] + 4 * q);
+    }
+  }
+
+  __device__ void backGroup(std::uint32_t tile, int group) {
+    float start[kOwn][SPL];
+    if (group == 0) {
+      loadStart(tile, start);
+    } else {
+#pragma unroll
+      for (int q = 0; q < kOwn * SPL / 4; ++q)
+        *reinterpret_cast<float4*>(&start[0][0] + 4 * q) = m_tile.starts[group - 1][q][threadIdx.x];
+    }
+    const int first = group * kGroup;
+    float kept[kGroup][kOwn][SPL];    // Ā
+    float states[kGroup][kOwn][SPL];  // after each token
+#pragma unroll
+    for (int i = 0; i < kGroup; ++i) {
+      float b[SPL];
+      loadShared<SPL>(m_tile.selected[first + i] + m_lane * SPL, b);
+#pragma unroll
+      for (int c = 0; c < kOwn; ++c) {
+        const float delta = m_tile.delta[first + i][m_own + c];
+        const float gained = delta * m_tile.input[first + i][m_own + c];
+#pragma unroll
+        for (int k = 0; k < SPL; ++k) {
+          const float before = i == 0 ? start[c][k] : states[i - 1][c][k];
+          kept[i][c][k] = power2(delta * m_rate[c][k]);
+          states[i][c][k] = fmaf(kept[i][c][k], before, gained * b[k]);
+        }
+      }
+    }
+    float sums[kGroup][kOwn * kSums];
+#pragma unroll
+    for (int i = kGroup - 1; i >= 0; --i)
+      backToken(first + i, kept[i], i == 0 ? start : states[i - 1], states[i], sums[i]);
+    finishTokens(first, &sums[0][0]);
+  }
+
+  /// Through one token. `sums` gets this thread's part of y, Σ ds B and Σ ds Ā s A / ln 2.
+  __device__ void backToken(int t, const float (&kept)[kOwn][SPL], const float (&before)[kOwn][SPL],
+                            const float (&after)[kOwn][SPL], float* sums) {
+    float b[SPL], cOut[SPL], selected[2 * SPL];
+    loadShared<SPL>(m_tile.selected[t] + m_lane * SPL, b);
+    loadShared<SPL>(m_tile.selected[t] + Tile::kStates + m_lane * SPL, cOut);
+#pragma unroll
+    for (int k = 0; k < 2 * SPL; ++k) selected[k] = 0;
+#pragma unroll
+    for (int c = 0; c < kOwn; ++c) {
+      const float delta = m_tile.delta[t][m_own + c];
+      const float gained = delta * m_tile.input[t][m_own + c];
+      const float dy = m_tile.dy[t][m_own + c];
+      float y = 0;
+      float along = 0;
+      float slope = 0;
+#pragma unroll
+      for (int k = 0; k < SPL; ++k) {
+        const float ds = fmaf(dy, cOut[k], m_ds[c][k]);
+        y = fmaf(after[c][k], cOut[k], y);
+        along = fmaf(ds, b[k], along);
+        selected[k] = fmaf(ds, gained, selected[k]);
+        selected[SPL + k] = fmaf(dy, after[c][k], selected[SPL + k]);
+        m_ds[c][k] = ds * kept[c][k];
+        const float change = m_ds[c][k] * before[c][k];
+        slope = fmaf(change, m_rate[c][k], slope);
+        m_dDecay[c][k] = fmaf(change, delta, m_dDecay[c][k]);
+      }
+      sums[c * kSums] = y;
+      sums[c * kSums + 1] = along;
+      sums[c * kSums + 2] = slope;
+    }
+    keepSelected(t, selected);
+  }
+
+  /// Sums derivatives by B and C over the warp's channels.
+  __device__ void keepSelected(int t, float* selected) const {
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    halve<2 * SPL>(selected, 16, lane & 16);
+    halve<SPL>(selected, 8, lane & 8);
+    halve<SPL / 2>(selected, 4, lane & 4);
+    float* to = m_tile.dSelected[threadIdx.x / 32][t] + (lane & 16 ? Tile::kStates : 0) +
+                m_lane * SPL + (lane & 8 ? SPL / 2 : 0) + (lane & 4 ? SPL / 4 : 0);
+#pragma unroll
+    for (int k = 0; k < SPL / 4; ++k) to[k] = selected[k];
+  }
+
+  /// Sums over a channel's lanes, of which each takes some tokens of the group to their end.
+  __device__ void finishTokens(int first, float* sums) {
+    constexpr int kAll = kGroup * kOwn * kSums;
+    halve<kAll>(sums, 2, m_lane & 2);
+    int t = first + (m_lane & 2 ? kGroup / 2 : 0);
+    bool counts = true;
+    if constexpr (kGroup == 4) {
+      halve<kAll / 2>(sums, 1, m_lane & 1);
+      t += m_lane & 1;
+    } else {
+#pragma unroll
+      for (int i = 0; i < kAll / 2; ++i) sums[i] += __shfl_xor_sync(~0u, sums[i], 1);
+      counts = (m_lane & 1) == 0;
+    }
+    __syncwarp();
+#pragma unroll
+    for (int c = 0; c < kOwn; ++c) {
+      const float delta = m_tile.delta[t][m_own + c];
+      const float input = m_tile.input[t][m_own + c];
+      const float dy = m_tile.dy[t][m_own + c];
+      const float along = sums[c * kSums + 1];
+      const float dDelta = fmaf(along, input, kLn2 * sums[c * kSums + 2]) * softplusSlope(delta);
+      __syncwarp();
+      if (!counts) continue;
+      m_tile.delta[t][m_own + c] = dDelta;
+      m_tile.input[t][m_own + c] = fmaf(along, delta, dy * m_skip[c]);
+      m_tile.dy[t][m_own + c] = fmaf(m_skip[c], input, sums[c * kSums]);
+      m_dDtBias[c] += dDelta;
+      m_dSkip[c] = fmaf(dy, input, m_dSkip[c]);
+    }
+    __syncwarp();
+  }
+
+  __device__ void write(std::uint32_t first) const {
+    const std::uint32_t channel = m_first + column();
+#pragma unroll 1
+    for (int row = static_cast<int>(threadIdx.x) / kRowThreads; row < Tile::kTokens;
+         row += kRowStep) {
+      if (first + row >= m_forward.tokens) return;
+      const std::size_t at = m_forward.firstRow() + first + row;
+      const Octet<Value> gate =
+          octetAt(m_forward.expanded + (2 * at + 1) * m_forward.channels + channel);
+      const Octet<Value> dGated = octetAt(a.dConvolved + at * m_forward.channels + channel);
+      Octet<Value> dDelta, dInput, gated, dGate;
+#pragma unroll
+      for (int k = 0; k < 8; ++k) {
+        const float y = m_tile.dy[row][column() + k];
+        const float s = sigmoid(gate[k]);
+        dDelta.set(k, m_tile.delta[row][column() + k]);
+        dInput.set(k, m_tile.input[row][column() + k]);
+        gated.set(k, y * gate[k] * s);
+        dGate.set(k, dGated[k] * y * siluSlope(gate[k], s));
+      }
+      setOctet(m_forward.delta + at * m_forward.channels + channel, dDelta);
+      setOctet(a.dConvolved + at * m_forward.channels + channel, dInput);
+      setOctet(a.gated + 2 * at * m_forward.channels + channel, gated);
+      setOctet(a.gated + (2 * at + 1) * m_forward.channels + channel, dGate);
+    }
+  }
+
+  /// Derivatives by B and C, summed over the warps.
+  __device__ void writeSelected(std::uint32_t first) const {
+    const std::size_t rows = std::size_t{gridDim.y} * m_forward.tokens;
+    float* to = a.dSelected + (blockIdx.x * rows + m_forward.firstRow() + first) * Tile::kRow;
+#pragma unroll 1
+    for (int i = 4 * static_cast<int>(threadIdx.x); i < Tile::kTokens * Tile::kRow;
+         i += 4 * kScanThreads) {
+      if (first + i / Tile::kRow >= m_forward.tokens) return;
+      float4 sum{0, 0, 0, 0};
+#pragma unroll
+      for (int warp = 0; warp < kWarps; ++warp)
+        sum = sum + quadAt(&m_tile.dSelected[warp][0][0] + i);
+      setQuad(to + i, sum);
+    }
+  }
+
+  __device__ void finish() const {
+#pragma unroll
+    for (int c = 0; c < kOwn; ++c) {
+      float dDecay[SPL];
+#pragma unroll
+      for (int k = 0; k < SPL; ++k) dDecay[k] = m_dDecay[c][k] * m_rate[c][k] * kLn2;
+      const std::size_t streamChannels = std::size_t{blockIdx.y} * m_forward.channels;
+      storeState<SPL>(dDecay, a.dDecay + streamChannels * Tile::kStates + place(c));
+      if (a.dStateIn)
+        storeState<SPL>(m_ds[c], a.dStateIn + blockIdx.y * m_forward.stateStride + place(c));
+      float bias = m_dDtBias[c];
+      float skip = m_dSkip[c];
+#pragma unroll
+      for (int distance = 2; distance > 0; distance /= 2) {
+        bias += __shfl_xor_sync(~0u, bias, distance);
+        skip += __shfl_xor_sync(~0u, skip, distance);
+      }
+      if (m_lane > 0) continue;
+      a.dDtBias[streamChannels + m_first + m_own + c] = bias;
+      a.dSkip[streamChannels + m_first + m_own + c] = skip;
+    }
+  }
+
+  const ScanBackArguments<Value>& a;
+  const ScanArguments<Value>& m_forward;
+  Shared& m_tile;
+  int m_lane;
+  int m_own;              ///< first of this thread's channels in the block
+  std::uint32_t m_first;  ///< first channel of the block
+  float m_rate[kOwn][SPL];
+  float m_skip[kOwn];
+  float m_ds[kOwn][SPL] = {};  ///< by the state after the token that comes next
+  float m_dDecay[kOwn][SPL] = {};
+  float m_dDtBias[kOwn] = {};
+  float m_dSkip[kOwn] = {};
+};
+
+/// Grid: channels, streams.
+template <class Value, int SPL>
+__global__ void __launch_bounds__(kScanThreads, SPL > 4 ? 2 : 3)
+    scanBackKernel(const __grid_constant__ ScanBackArguments<Value> a) {
+  extern __shared__ __align__(16) unsigned char memory[];
+  using Work = ScanBack<Value, SPL>;
+  Work(a, *reinterpret_cast<typename Work::Shared*>(memory)).run();
+}
+
+}  // namespace mb::cuda::training
