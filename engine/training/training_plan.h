@@ -20,7 +20,7 @@
 namespace mb {
 
 /// When something is done again: after so many steps or so many seconds, whichever comes first.
-/// Zero never.
+/// Zero never. Reports by the clock come less often where they would take over a tenth of the time.
 struct Rhythm {
   std::uint64_t steps = 0;
   double seconds = 0;

@@ -21,6 +21,8 @@ namespace {
 constexpr double kTrialSeconds = 1;
 /// Share of the time that steps are planned for: others may want the processor too.
 constexpr double kPlannedShare = 0.95;
+/// Share of the time that reports by the clock may take.
+constexpr double kReportShare = 0.1;
 /// Share of the fitted steps in which the learning rate may rise.
 constexpr std::uint64_t kWarmUpShare = 10;
 constexpr std::size_t kPromptTokens = 256;  ///< that a prompt is looked for in
@@ -31,10 +33,15 @@ double secondsSince(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-/// How often something comes within some steps or seconds.
-double times(const Rhythm& rhythm, double steps, double seconds) {
+/// Seconds from one report to the next, where one takes `cost`: most of the time is for training.
+double pace(const Rhythm& rhythm, double cost) {
+  return std::max(rhythm.seconds, cost / kReportShare);
+}
+
+/// How often something that takes `cost` seconds comes within some steps or seconds.
+double times(const Rhythm& rhythm, double steps, double seconds, double cost) {
   const double bySteps = rhythm.steps > 0 ? steps / static_cast<double>(rhythm.steps) : 0;
-  return std::max(bySteps, rhythm.seconds > 0 ? seconds / rhythm.seconds : 0);
+  return std::max(bySteps, rhythm.seconds > 0 ? seconds / pace(rhythm, cost) : 0);
 }
 
 }  // namespace
@@ -119,7 +126,7 @@ bool TrainingSession::isDone() const {
 
 bool TrainingSession::isDue(const Rhythm& rhythm, double last) const {
   return (rhythm.steps > 0 && steps() % rhythm.steps == 0) ||
-         (rhythm.seconds > 0 && spent() - last >= rhythm.seconds);
+         (rhythm.seconds > 0 && spent() - last >= pace(rhythm, m_reportSeconds));
 }
 
 void TrainingSession::run(std::stop_token stop) {
@@ -149,7 +156,7 @@ void TrainingSession::train(std::stop_token stop) {
   m_begun = true;
   while (!isDone()) step(stop);
   validate(stop);
-  if (times(m_plan.samples, 1, 1) > 0) sample(stop);
+  if (m_plan.samples.steps > 0 || m_plan.samples.seconds > 0) sample(stop);
   save();
 }
 
@@ -172,7 +179,7 @@ void TrainingSession::fitSteps(std::stop_token stop) {
   for (; secondsSince(start) < kTrialSeconds; ++count) m_trainer->step(stop);
   m_secondsPerStep = count > 0 ? (secondsSince(start) - first) / count : first;
   const double seconds = 60 * m_plan.minutes;
-  const double reports = times(m_plan.validations, 0, seconds) * m_reportSeconds;
+  const double reports = times(m_plan.validations, 0, seconds, m_reportSeconds) * m_reportSeconds;
   const double left = kPlannedShare * (seconds - spent() - reports);
   TrainingOptions& options = m_plan.options;
   options.steps = std::max(std::uint64_t{1},
@@ -227,7 +234,8 @@ double TrainingSession::secondsLeft() const {
   const auto left =
       static_cast<double>(m_plan.options.steps - std::min(m_plan.options.steps, steps()));
   const double stepping = left * m_secondsPerStep;
-  const double all = stepping + times(m_plan.validations, left, stepping) * m_reportSeconds;
+  const double all =
+      stepping + times(m_plan.validations, left, stepping, m_reportSeconds) * m_reportSeconds;
   const double limit = m_plan.minutes > 0 ? 60 * m_plan.minutes - spent() : all;
   return std::max(0.0, std::min(all, limit));
 }

@@ -123,7 +123,7 @@ class TrainPanelTest : public QObject {
     QTRY_VERIFY_WITH_TIMEOUT(t.points(0) > 5 && t.points(1) >= 1, kPatience);
     QVERIFY(t.p.shows("Training, step "));
     QVERIFY(t.sample("Newest sample").size() > 100);
-    QVERIFY(!t.button("Start training").isEnabled() && !t.panel().form().isEnabled());
+    QVERIFY(!t.panel().form().isVisible());  // which made room
 
     t.click("Pause training");
     QTRY_VERIFY_WITH_TIMEOUT(t.state() == TrainingState::Paused, kPatience);
@@ -190,6 +190,21 @@ class TrainPanelTest : public QObject {
     QVERIFY(before != t.sample("Newest sample"));
     earlier.setCurrentIndex(1);
     QCOMPARE(t.sample("Earlier sample"), t.sample("Newest sample"));
+  }
+
+  void anotherTrainingCanFollow() {
+    Trainer t;
+    QTRY_VERIFY_WITH_TIMEOUT(t.isOpen(), kPatience);
+    t.start(2);
+    QTRY_VERIFY_WITH_TIMEOUT(t.state() == TrainingState::Ended, kPatience);
+    QTRY_VERIFY_WITH_TIMEOUT(t.button("New training").isVisible(), kPatience);
+    t.click("New training");
+    QVERIFY(t.panel().form().isVisible());
+    t.start(3);
+    QTRY_VERIFY_WITH_TIMEOUT(t.state() == TrainingState::Ended && t.steps() == 3, kPatience);
+    t.p.window.refreshAll();
+    QCOMPARE(t.points(0), 3);
+    QCOMPARE(t.choice("Earlier sample to compare with").count(), 2);
   }
 
   void theEngineWritesWhileTrainingGoesOn() {

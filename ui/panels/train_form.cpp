@@ -165,6 +165,10 @@ void TrainForm::setFiles(const QStringList& files) {
   emit changed();
 }
 
+QString TrainForm::summary() const {
+  return tr("%1 · %2").arg(m_text->text(), m_model->currentText());
+}
+
 TrainingPlan TrainForm::plan() const {
   TrainingPlan plan;
   for (const QString& file : m_files) plan.files.emplace_back(file.toStdString());

@@ -26,6 +26,8 @@ class TrainForm : public QWidget {
   void setModels(const ModelsLoaded& models);
   void setFiles(const QStringList& files);
   const QStringList& files() const { return m_files; }
+  /// Text and model, in words.
+  QString summary() const;
   /// Everything but the run's folder.
   TrainingPlan plan() const;
 

@@ -7,13 +7,13 @@
 #include <QProgressBar>
 #include <QPushButton>
 #include <QScrollArea>
-#include <QStackedLayout>
 #include <cmath>
 
 #include "ui/bridge/messages.h"
 #include "ui/panels/train_form.h"
 #include "ui/panels/train_plot.h"
 #include "ui/panels/train_samples.h"
+#include "ui/widgets/elided_label.h"
 #include "ui/widgets/message_strip.h"
 #include "ui/widgets/title_bar.h"
 
@@ -72,22 +72,20 @@ QWidget* TrainPanel::makeContent() {
   column->addWidget(m_messages);
   column->addWidget(m_form);
   column->addLayout(makeButtons());
-  m_stack = new QStackedLayout;
   m_hint = new QLabel(content);
   m_hint->setProperty("role", "hint");
   m_hint->setAlignment(Qt::AlignCenter);
   m_hint->setWordWrap(true);
-  m_stack->addWidget(m_hint);
-  m_stack->addWidget(makeProgress());
-  column->addLayout(m_stack, 1);
+  m_progress = makeProgress();
+  column->addWidget(m_hint, 1);
+  column->addWidget(m_progress, 1);
   return content;
 }
 
 QLayout* TrainPanel::makeButtons() {
   auto* row = new QHBoxLayout;
   row->setSpacing(6);
-  m_buttons.start =
-      makeButton(tr("Train"), tr("Start training"), tr("Begin to train the model on the text"));
+  m_buttons.start = makeButton({}, {}, {});  // as updateButtons() says
   m_buttons.start->setProperty("role", "primary");
   m_buttons.pause = makeButton(tr("Pause"), tr("Pause training"), tr("Halt; nothing is lost"));
   m_buttons.stop =
@@ -98,7 +96,7 @@ QLayout* TrainPanel::makeButtons() {
   for (QPushButton* button : {m_buttons.start, m_buttons.pause, m_buttons.stop, m_buttons.keep})
     row->addWidget(button);
   row->addStretch(1);
-  connect(m_buttons.start, &QPushButton::clicked, this, &TrainPanel::start);
+  connect(m_buttons.start, &QPushButton::clicked, this, &TrainPanel::startOrAsk);
   connect(m_buttons.pause, &QPushButton::clicked, this, &TrainPanel::pauseOrGoOn);
   connect(m_buttons.stop, &QPushButton::clicked, &m_link, &TrainingLink::stop);
   connect(m_buttons.keep, &QPushButton::clicked, this, &TrainPanel::keep);
@@ -122,16 +120,16 @@ QWidget* TrainPanel::makeProgress() {
   m_bar->setTextVisible(false);
   m_bar->setFixedHeight(kBarHeight);
   m_bar->setAccessibleName(tr("Progress of the training"));
-  m_status = new QLabel(progress);
+  m_status = new ElidedLabel(progress);
+  m_status->setAlignment(Qt::AlignLeft | Qt::AlignVCenter);
   m_status->setProperty("role", "dim");
-  m_status->setWordWrap(true);
   m_plot = new TrainPlot(m_link.history(), m_theme, progress);
   m_samples = new TrainSamples(m_link.history(), progress);
   column->addWidget(m_status);
   column->addWidget(m_bar);
   column->addLayout(makeFigures(progress));
   column->addWidget(m_plot, 3);
-  column->addWidget(m_samples, 2);
+  column->addWidget(m_samples, 3);
   return progress;
 }
 
@@ -173,9 +171,17 @@ void TrainPanel::setRuns(const TrainingRuns& runs) {
   markDirty();
 }
 
+void TrainPanel::startOrAsk() {
+  if (m_form->isVisibleTo(this)) return start();
+  m_another = true;
+  updateButtons();
+}
+
 void TrainPanel::start() {
   m_messages->hide();
   m_unfinished.reset();
+  m_another = false;
+  titleBar().setNote(m_form->summary());
   TrainingPlan plan = m_form->plan();
   plan.folder = m_runs.newFolder();
   m_link.start(plan);
@@ -185,7 +191,9 @@ void TrainPanel::pauseOrGoOn() {
   m_messages->hide();
   if (m_link.state() == TrainingState::Training) return m_link.pause();
   if (m_link.canGoOn()) return m_link.goOn();
-  if (m_unfinished) m_link.startAgain(std::exchange(m_unfinished, std::nullopt)->folder);
+  if (!m_unfinished) return;
+  titleBar().setNote(m_unfinished->text);
+  m_link.startAgain(std::exchange(m_unfinished, std::nullopt)->folder);
 }
 
 void TrainPanel::keep() {
@@ -199,17 +207,25 @@ void TrainPanel::showError(const QString& problem) {
   m_messages->showError(problem);
 }
 
+/// The form makes room for the course of a training until another is wanted.
 void TrainPanel::updateButtons() {
   const TrainingState state = m_link.state();
-  const bool training = state == TrainingState::Training;
+  const bool paused = state == TrainingState::Paused;
+  const bool ended = state == TrainingState::Ended;
   const bool waits = !m_link.isBusy() && (m_link.canGoOn() || m_unfinished);
-  m_form->setEnabled(!m_link.isBusy() && state != TrainingState::Paused);
-  m_buttons.start->setEnabled(m_form->isEnabled() && !m_form->files().isEmpty());
-  m_buttons.pause->setEnabled(training || waits);
+  const bool asks = state == TrainingState::Idle || (ended && m_another);
+  m_form->setVisible(asks);
+  m_buttons.start->setVisible(asks || ended);
+  m_buttons.start->setEnabled(!asks || !m_form->files().isEmpty());
+  m_buttons.start->setText(asks ? tr("Train") : tr("New…"));
+  m_buttons.start->setAccessibleName(asks ? tr("Start training") : tr("New training"));
+  m_buttons.start->setToolTip(asks ? tr("Begin to train the model on the text")
+                                   : tr("Choose what to train next"));
+  m_buttons.pause->setEnabled(state == TrainingState::Training || waits);
   m_buttons.pause->setText(waits ? tr("Resume") : tr("Pause"));
-  m_buttons.stop->setEnabled(m_link.isBusy() || state == TrainingState::Paused);
-  m_buttons.keep->setEnabled(m_link.hasModel() && !m_link.history().steps.empty());
   m_buttons.pause->setAccessibleName(waits ? tr("Resume training") : tr("Pause training"));
+  m_buttons.stop->setEnabled(m_link.isBusy() || paused);
+  m_buttons.keep->setEnabled(m_link.hasModel() && !m_link.history().steps.empty());
 }
 
 void TrainPanel::refresh() {
@@ -221,7 +237,8 @@ void TrainPanel::refresh() {
                                  {tr("validation"), colors.ink, Legend::Mark::Line}}
           : QList<Legend::Entry>());
   m_hint->setText(hintText());
-  m_stack->setCurrentIndex(any ? 1 : 0);
+  m_hint->setVisible(!any);  // no stack: labels that wrap would ask for more height than there is
+  m_progress->setVisible(any);
   if (!any) return;
   updateFigures();
   m_plot->refresh();
@@ -238,7 +255,7 @@ void TrainPanel::updateFigures() {
   m_speed.value->setText(last ? QLocale().toString(last->bytesPerSecond, 'f', 0) : none);
   m_rate.value->setText(last ? QString::number(last->step.learningRate, 'e', 1) : none);
   m_left.value->setText(last && m_link.isBusy() ? duration(last->secondsLeft) : none);
-  m_status->setText(statusText());
+  m_status->setFullText(statusText());
   m_bar->setRange(0, static_cast<int>(history.stepsInAll()));
   m_bar->setValue(last ? static_cast<int>(last->step.step) : 0);
 }

@@ -10,10 +10,10 @@
 class QLabel;
 class QProgressBar;
 class QPushButton;
-class QStackedLayout;
 
 namespace mb::ui {
 
+class ElidedLabel;
 class Legend;
 class MessageStrip;
 class TrainForm;
@@ -58,6 +58,7 @@ class TrainPanel : public Panel {
   QWidget* makeProgress();
   QLayout* makeFigures(QWidget* parent);
   void followLink();
+  void startOrAsk();
   void pauseOrGoOn();
   void keep();
   void showError(const QString& problem);
@@ -71,12 +72,13 @@ class TrainPanel : public Panel {
   TrainingLink m_link;
   TrainingRuns m_runs;
   std::optional<UnfinishedRun> m_unfinished;
+  bool m_another = false;  ///< the form is wanted, though a training's course is there
   MessageStrip* m_messages = nullptr;
   TrainForm* m_form = nullptr;
   Buttons m_buttons;
-  QStackedLayout* m_stack = nullptr;
   QLabel* m_hint = nullptr;
-  QLabel* m_status = nullptr;
+  QWidget* m_progress = nullptr;  ///< course of the training
+  ElidedLabel* m_status = nullptr;
   QProgressBar* m_bar = nullptr;
   Figure m_loss;
   Figure m_validation;
