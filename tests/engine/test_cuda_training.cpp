@@ -38,7 +38,8 @@ constexpr Setting kSettings[] = {
     {"odd widths, a head of its own", 41, 99, 7, 2, 17, 130, false, false, 3, 150},
     {"no memory of inputs", 24, 48, 5, 1, 2, 64, true, true, 2, 40},
     {"subword", 32, 64, 16, 4, 2, 3000, true, true, 2, 90},
-    {"many states and taps", 20, 70, 33, 7, 3, 50, false, true, 2, 45},
+    {"many states and taps", 20, 70, 33, 7, 3, 50, false, true, 2, 150},
+    {"segments of the backward scan", 48, 96, 16, 4, 3, 256, true, true, 2, 500},
     {"strips of the convolution", 64, 128, 16, 4, 4, 256, true, true, 4, 200},
     {"two segments", 48, 96, 16, 4, 3, 256, true, true, 3, 70, 2},
 };
@@ -235,7 +236,7 @@ class CudaTrainingTest : public QObject {
   }
 
   void isTheSameBitForBitWithAnyMemory() {
-    const Setting& s = kSettings[9];
+    const Setting& s = kSettings[10];
     const ParameterLayout layout(configOf(s));
     const auto parameters = readParameters(layout, MemoryWeights(layout.config(), 3));
     const Exercise exercise(layout.config(), s);

@@ -24,6 +24,13 @@ struct ConvShape {
   std::uint32_t tokens;  ///< of a stream
 };
 
+__device__ inline void addProduct(float4& sum, const float4& a, const float4& b) {
+  sum.x = fmaf(a.x, b.x, sum.x);
+  sum.y = fmaf(a.y, b.y, sum.y);
+  sum.z = fmaf(a.z, b.z, sum.z);
+  sum.w = fmaf(a.w, b.w, sum.w);
+}
+
 /// One thread's four channels of a stream.
 template <class Value, int TAPS>
 class ConvColumn {
@@ -45,8 +52,11 @@ class ConvColumn {
     }
   }
 
-  /// u of a token; of negative ones what the stream remembers.
+  /// u of a token; of negative ones what the stream remembers. INSIDE says that it is one of the
+  /// segment: then loads need not wait for one another.
+  template <bool INSIDE>
   __device__ float4 inputAt(int token) const {
+    if constexpr (INSIDE) return quadAt(m_inputs + std::size_t(token) * 2 * m_shape.channels);
     const int memory = static_cast<int>(m_shape.taps) - 1;
     if (token >= static_cast<int>(m_shape.tokens) || token < -memory) return {0, 0, 0, 0};
     if (token < 0) return quadAt(m_memory + std::size_t(token + memory) * m_shape.channels);
@@ -65,13 +75,6 @@ class ConvColumn {
     return m_weights[tap];
   }
 
-  __device__ static void addProduct(float4& sum, const float4& a, const float4& b) {
-    sum.x = fmaf(a.x, b.x, sum.x);
-    sum.y = fmaf(a.y, b.y, sum.y);
-    sum.z = fmaf(a.z, b.z, sum.z);
-    sum.w = fmaf(a.w, b.w, sum.w);
-  }
-
  private:
   const ConvShape& m_shape;
   const Value* m_inputs;
@@ -79,6 +82,20 @@ class ConvColumn {
   float4 m_bias;
   float4 m_weights[TAPS];  ///< zeros before those of models with fewer
 };
+
+template <class Value, int TAPS, bool INSIDE>
+__device__ void convolve(const ConvShape& shape, const ConvColumn<Value, TAPS>& column, int first,
+                         Value* to) {
+  float4 inputs[TAPS - 1 + kConvTokens];
+#pragma unroll
+  for (int i = 0; i < TAPS - 1 + static_cast<int>(kConvTokens); ++i)
+    inputs[i] = column.template inputAt<INSIDE>(first + i - TAPS + 1);
+#pragma unroll
+  for (int i = 0; i < static_cast<int>(kConvTokens); ++i) {
+    if (!INSIDE && first + i >= static_cast<int>(shape.tokens)) return;
+    setQuad(to + std::size_t(first + i) * shape.channels, each(silu, column.sumOf(inputs + i)));
+  }
+}
 
 /// u' = SiLU(conv(u)); u lies in rows of [u, z]. Grid: channels, tokens, streams.
 template <class Value, int TAPS>
@@ -88,16 +105,11 @@ __global__ void convKernel(const __grid_constant__ ConvShape shape,
   if (channel >= shape.channels) return;
   const ConvColumn<Value, TAPS> column(shape, expanded, blockIdx.z, channel);
   const int first = static_cast<int>(blockIdx.y * kConvTokens);
-  float4 inputs[TAPS - 1 + kConvTokens];
-#pragma unroll
-  for (int i = 0; i < TAPS - 1 + static_cast<int>(kConvTokens); ++i)
-    inputs[i] = column.inputAt(first + i - TAPS + 1);
   Value* to = convolved + std::size_t{blockIdx.z} * shape.tokens * shape.channels + channel;
-#pragma unroll
-  for (int i = 0; i < static_cast<int>(kConvTokens); ++i) {
-    if (first + i >= static_cast<int>(shape.tokens)) return;
-    setQuad(to + std::size_t(first + i) * shape.channels, each(silu, column.sumOf(inputs + i)));
-  }
+  if (first >= TAPS - 1 && first + kConvTokens <= shape.tokens)
+    convolve<Value, TAPS, true>(shape, column, first, to);
+  else
+    convolve<Value, TAPS, false>(shape, column, first, to);
 }
 
 /// The memory after the segment: its last k - 1 inputs. Grid: channels, k - 1, streams.
@@ -128,72 +140,124 @@ struct ConvBack {
   float* dMemory;           ///< of the first stream, in strides as the memory; or null
 };
 
-/// Through SiLU and convolution. A thread walks along a strip; what its first outputs take of the
-/// tokens behind the strip it computes too. Grid: channels, strips, streams.
+/// Walks along a strip of tokens with the derivatives by the convolution's sums that its inputs
+/// still wait for.
 template <class Value, int TAPS>
-__global__ void convBackKernel(const __grid_constant__ ConvShape shape,
-                               const __grid_constant__ ConvBack<Value> a) {
-  const std::uint32_t channel = 4 * (blockIdx.x * kConvThreads + threadIdx.x);
-  if (channel >= shape.channels) return;
-  const ConvColumn<Value, TAPS> column(shape, a.expanded, blockIdx.z, channel);
-  const std::size_t firstRow = std::size_t{blockIdx.z} * shape.tokens;
-  const int first = static_cast<int>(blockIdx.y * kConvStrip);
-  const int last = min(first + static_cast<int>(kConvStrip), static_cast<int>(shape.tokens));
-  float4 inputs[TAPS];  // that the newest token takes
-  float4 dSums[TAPS];   // of the newest tokens
-  float4 dWeights[TAPS];
-  float4 dBias{0, 0, 0, 0};
+class ConvStrip {
+ public:
+  __device__ ConvStrip(const ConvShape& shape, const ConvBack<Value>& arguments,
+                       std::uint32_t channel)
+      : m_shape(shape),
+        a(arguments),
+        m_column(shape, arguments.expanded, blockIdx.z, channel),
+        m_channel(channel),
+        m_firstRow(std::size_t{blockIdx.z} * shape.tokens),
+        m_first(static_cast<int>(blockIdx.y * kConvStrip)),
+        m_last(min(m_first + static_cast<int>(kConvStrip), static_cast<int>(shape.tokens))) {
 #pragma unroll
-  for (int i = 0; i < TAPS; ++i) {
-    inputs[i] = i == 0 ? float4{0, 0, 0, 0} : column.inputAt(first - TAPS + i);
-    dSums[i] = dWeights[i] = {0, 0, 0, 0};
+    for (int i = 0; i < TAPS; ++i) {
+      m_inputs[i] =
+          i == 0 ? float4{0, 0, 0, 0} : m_column.template inputAt<false>(m_first - TAPS + i);
+      m_dSums[i] = m_dWeights[i] = {0, 0, 0, 0};
+    }
   }
-#pragma unroll 4
-  for (int token = first; token < last + TAPS - 1; ++token) {
+
+  /// What its first outputs take of the tokens behind the strip is computed too.
+  __device__ void run() {
+    const int end = m_last + TAPS - 1;
+    for (int token = m_first; token < end; token += kTogether) {
+      if (token + kTogether <= min(end, static_cast<int>(m_shape.tokens)))
+        take<true>(token, end);
+      else
+        take<false>(token, end);
+    }
+    write();
+  }
+
+ private:
+  static constexpr int kTogether = 4;  ///< tokens that are loaded before the first is used
+
+  template <bool INSIDE>
+  __device__ void take(int first, int end) {
+    float4 inputs[kTogether];
+    float4 gradients[kTogether];
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      inputs[i] = m_column.template inputAt<INSIDE>(first + i);
+      gradients[i] = {0, 0, 0, 0};
+      if (INSIDE || first + i < static_cast<int>(m_shape.tokens))
+        gradients[i] =
+            quadAt(a.dConvolved + (m_firstRow + first + i) * m_shape.channels + m_channel);
+    }
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i)
+      if (INSIDE || first + i < end) step(first + i, inputs[i], gradients[i]);
+  }
+
+  __device__ void step(int token, const float4& input, const float4& gradient) {
 #pragma unroll
     for (int i = 0; i + 1 < TAPS; ++i) {
-      inputs[i] = inputs[i + 1];
-      dSums[i] = dSums[i + 1];
+      m_inputs[i] = m_inputs[i + 1];
+      m_dSums[i] = m_dSums[i + 1];
     }
-    inputs[TAPS - 1] = column.inputAt(token);
-    float4& dSum = dSums[TAPS - 1];
-    dSum = {0, 0, 0, 0};
-    if (token < static_cast<int>(shape.tokens)) {
-      const auto slope = [](float x) { return siluSlope(x, sigmoid(x)); };
-      dSum = quadAt(a.dConvolved + (firstRow + token) * shape.channels + channel) *
-             each(slope, column.sumOf(inputs));
-    }
-    if (token < last) {
-      dBias = dBias + dSum;
+    m_inputs[TAPS - 1] = input;
+    const auto slope = [](float x) { return siluSlope(x, sigmoid(x)); };
+    const float4 dSum = gradient * each(slope, m_column.sumOf(m_inputs));
+    m_dSums[TAPS - 1] = dSum;
+    if (token < m_last) {
+      m_dBias = m_dBias + dSum;
 #pragma unroll
-      for (int tap = 0; tap < TAPS; ++tap)
-        ConvColumn<Value, TAPS>::addProduct(dWeights[tap], dSum, inputs[tap]);
+      for (int tap = 0; tap < TAPS; ++tap) addProduct(m_dWeights[tap], dSum, m_inputs[tap]);
     }
     const int from = token - (TAPS - 1);  // the input that gets nothing more
     float4 dInput{0, 0, 0, 0};
 #pragma unroll
     for (int tap = 0; tap < TAPS; ++tap)
-      ConvColumn<Value, TAPS>::addProduct(dInput, column.weight(tap), dSums[TAPS - 1 - tap]);
-    const int memory = static_cast<int>(shape.taps) - 1;
-    if (from >= first && from < last)
-      setQuad(a.dExpanded + (firstRow + from) * 2 * shape.channels + channel, dInput);
+      addProduct(dInput, m_column.weight(tap), m_dSums[TAPS - 1 - tap]);
+    const int memory = static_cast<int>(m_shape.taps) - 1;
+    if (from >= m_first)
+      setQuad(a.dExpanded + (m_firstRow + from) * 2 * m_shape.channels + m_channel, dInput);
     else if (from < 0 && from >= -memory && a.dMemory)
-      setQuad(a.dMemory + blockIdx.z * shape.stateStride +
-                  std::size_t(from + memory) * shape.channels + channel,
+      setQuad(a.dMemory + blockIdx.z * m_shape.stateStride +
+                  std::size_t(from + memory) * m_shape.channels + m_channel,
               dInput);
   }
-  const std::size_t strip = std::size_t{blockIdx.z} * gridDim.y + blockIdx.y;
-  setQuad(a.dBias + strip * shape.channels + channel, dBias);
-  const int absent = TAPS - static_cast<int>(shape.taps);
+
+  __device__ void write() const {
+    const std::size_t strip = std::size_t{blockIdx.z} * gridDim.y + blockIdx.y;
+    setQuad(a.dBias + strip * m_shape.channels + m_channel, m_dBias);
+    const int absent = TAPS - static_cast<int>(m_shape.taps);
 #pragma unroll
-  for (int tap = 0; tap < TAPS; ++tap) {
-    if (tap < absent) continue;
-    float* to = a.dWeights + (strip * shape.channels + channel) * shape.taps + tap - absent;
-    to[0] = dWeights[tap].x;
-    to[shape.taps] = dWeights[tap].y;
-    to[2 * shape.taps] = dWeights[tap].z;
-    to[3 * shape.taps] = dWeights[tap].w;
+    for (int tap = 0; tap < TAPS; ++tap) {
+      if (tap < absent) continue;
+      float* to = a.dWeights + (strip * m_shape.channels + m_channel) * m_shape.taps + tap - absent;
+      to[0] = m_dWeights[tap].x;
+      to[m_shape.taps] = m_dWeights[tap].y;
+      to[2 * m_shape.taps] = m_dWeights[tap].z;
+      to[3 * m_shape.taps] = m_dWeights[tap].w;
+    }
   }
+
+  const ConvShape& m_shape;
+  const ConvBack<Value>& a;
+  ConvColumn<Value, TAPS> m_column;
+  std::uint32_t m_channel;
+  std::size_t m_firstRow;
+  int m_first;
+  int m_last;
+  float4 m_inputs[TAPS];  ///< that the newest token takes
+  float4 m_dSums[TAPS];   ///< of the newest tokens
+  float4 m_dWeights[TAPS];
+  float4 m_dBias{0, 0, 0, 0};
+};
+
+/// Through SiLU and convolution. Grid: channels, strips, streams.
+template <class Value, int TAPS>
+__global__ void __launch_bounds__(kConvThreads, TAPS > 4 ? 1 : 4)
+    convBackKernel(const __grid_constant__ ConvShape shape,
+                   const __grid_constant__ ConvBack<Value> a) {
+  const std::uint32_t channel = 4 * (blockIdx.x * kConvThreads + threadIdx.x);
+  if (channel < shape.channels) ConvStrip<Value, TAPS>(shape, a, channel).run();
 }
 
 }  // namespace mb::cuda::training

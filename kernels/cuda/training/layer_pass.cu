@@ -14,6 +14,17 @@ constexpr int kFewStates = 4;  ///< of a thread of the scan; models with n <= 16
 constexpr int kManyStates = 16;
 constexpr int kFewTaps = 4;
 constexpr unsigned kThreads = 256;
+constexpr std::size_t kBlocksPerProcessor = 3;  ///< of the backward scan
+constexpr std::size_t kLeastSegment = 4;        ///< tiles
+
+std::uint32_t processors() {
+  int device = 0;
+  int count = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device),
+        "cudaDeviceGetAttribute");
+  return static_cast<std::uint32_t>(count);
+}
 
 unsigned blocksFor(std::size_t count, std::size_t each) {
   return static_cast<unsigned>((count + each - 1) / each);
@@ -28,6 +39,12 @@ std::size_t scanBackBlocks(const Extents& sizes) {
   using Many = ScanBack<float, kManyStates>;
   return sizes.innerPadded() /
          static_cast<std::size_t>(fewStates(sizes) ? Few::kChannels : Many::kChannels);
+}
+
+/// Streams times segments of the backward scan.
+std::size_t mostGroups(const Extents& sizes, const PassShape& most, std::size_t multiprocessors) {
+  return std::max<std::size_t>(most.streams,
+                               kBlocksPerProcessor * multiprocessors / scanBackBlocks(sizes));
 }
 
 std::size_t convStrips(const PassShape& shape) {
@@ -80,6 +97,7 @@ LayerPass<Value>::LayerPass(const Plan& plan, Weights<Value>& weights, const Pas
       m_n(m_sizes.statesPadded()),
       m_rank(m_sizes.rankPadded()),
       m_selected(m_sizes.selected()),
+      m_processors(processors()),
       m_x(most.rows() * m_d),
       m_rounded(most.rows() * m_d),
       m_convolved(most.rows() * std::max(m_d, m_e)),
@@ -87,10 +105,12 @@ LayerPass<Value>::LayerPass(const Plan& plan, Weights<Value>& weights, const Pas
       m_dConvolved(most.rows() * m_e),
       m_dExpanded(most.rows() * 2 * m_e),
       m_dSelected(most.rows() * m_selected),
-      m_parts(partsFor(m_sizes, most)),
-      m_dDecay(most.streams * m_e * m_n),
-      m_dDtBias(most.streams * m_e),
-      m_dSkip(most.streams * m_e) {
+      m_parts(partsFor(m_sizes, most)) {
+  const std::size_t groups = mostGroups(m_sizes, most, m_processors);
+  for (DeviceArray<float>* values : {&m_dDecay, &m_segmentEnds})
+    *values = DeviceArray<float>(groups * m_e * m_n);
+  for (DeviceArray<float>* values : {&m_dDtBias, &m_dSkip, &m_segmentDeltas})
+    *values = DeviceArray<float>(groups * m_e);
   checkBlas(cublasSetStream(m_blas, m_stream), "cublasSetStream");
   const auto share = [](auto kernel, std::size_t bytes) {
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -235,13 +255,28 @@ void LayerPass<Value>::sumRows(const float* rows, std::size_t count, const Tenso
       rows, static_cast<std::uint32_t>(count), columns, m_weights.gradient(to));
 }
 
+template <class Value>
+SegmentShape LayerPass<Value>::segmentsOf(const PassShape& shape) const {
+  const std::size_t tiles = shape.tiles(m_sizes);
+  const std::size_t wanted =
+      kBlocksPerProcessor * m_processors / (scanBackBlocks(m_sizes) * shape.streams);
+  const std::size_t each =
+      blocksFor(tiles, std::max<std::size_t>(1, std::min(wanted, tiles / kLeastSegment)));
+  return {blocksFor(tiles, each), static_cast<std::uint32_t>(each)};
+}
+
 /// Through gate and scan: makes the gated output again too.
 template <class Value>
 void LayerPass<Value>::scanBack(std::uint32_t layer, const LayerMemory<Value>& memory,
                                 const PassShape& shape) {
   const LayerTensors& at = m_plan.layers[layer];
   const std::size_t hidden = (m_sizes.taps - 1) * m_e;
+  const SegmentShape segments = segmentsOf(shape);
   const ScanBackArguments<Value> arguments{
+      .segments = {.segments = segments.segments,
+                   .tiles = segments.tiles,
+                   .ends = m_segmentEnds.data(),
+                   .deltas = m_segmentDeltas.data()},
       .forward = scanArguments(m_plan, m_weights, layer, memory, shape, m_convolved.data(),
                                m_delta.data()),
       .dConvolved = m_dConvolved.data(),
@@ -255,12 +290,19 @@ void LayerPass<Value>::scanBack(std::uint32_t layer, const LayerMemory<Value>& m
   const auto kernel = few ? scanBackKernel<Value, kFewStates> : scanBackKernel<Value, kManyStates>;
   const std::size_t shared = few ? sizeof(typename ScanBack<Value, kFewStates>::Shared)
                                  : sizeof(typename ScanBack<Value, kManyStates>::Shared);
-  const dim3 grid(static_cast<unsigned>(scanBackBlocks(m_sizes)), shape.streams);
+  const auto ahead = few ? scanAheadKernel<Value, kFewStates> : scanAheadKernel<Value, kManyStates>;
+  if (segments.segments > 1)
+    ahead<<<dim3(blocksFor(m_e, kScanThreads / kScanLanes), shape.streams, segments.segments - 1),
+            kScanThreads, 0, m_stream>>>(arguments.forward, m_dConvolved.data(),
+                                         arguments.segments);
+  m_clock.mark("scan ahead", m_stream);
+  const dim3 grid(static_cast<unsigned>(scanBackBlocks(m_sizes)), shape.streams, segments.segments);
   kernel<<<grid, kScanThreads, shared, m_stream>>>(arguments);
   m_clock.mark("scan back", m_stream);
-  sumRows(m_dDecay.data(), shape.streams, at.decay);
-  sumRows(m_dDtBias.data(), shape.streams, at.dtBias);
-  sumRows(m_dSkip.data(), shape.streams, at.skip);
+  const std::size_t groups = std::size_t{shape.streams} * segments.segments;
+  sumRows(m_dDecay.data(), groups, at.decay);
+  sumRows(m_dDtBias.data(), groups, at.dtBias);
+  sumRows(m_dSkip.data(), groups, at.skip);
   const std::size_t columns = 2 * m_n;
   sumSelectedKernel<<<blocksFor(shape.rows() * columns, 4 * kThreads), kThreads, 0, m_stream>>>(
       m_parts.data(), static_cast<std::uint32_t>(scanBackBlocks(m_sizes)), shape.rows(),

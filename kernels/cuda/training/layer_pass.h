@@ -36,6 +36,13 @@ struct LayerMemory {
   float* stateGradient;  ///< likewise; or null
 };
 
+/// How the backward scan cuts streams up, when there are few, so that every multiprocessor has
+/// work.
+struct SegmentShape {
+  std::uint32_t segments;  ///< of a stream
+  std::uint32_t tiles;     ///< of a segment
+};
+
 template <class Value>
 class LayerPass {
  public:
@@ -68,6 +75,7 @@ class LayerPass {
   void selectBack(std::uint32_t layer, const LayerMemory<Value>& memory, const PassShape& shape);
   void convolveBack(std::uint32_t layer, const LayerMemory<Value>& memory, const PassShape& shape);
   void expandBack(std::uint32_t layer, const LayerMemory<Value>& memory, const PassShape& shape);
+  SegmentShape segmentsOf(const PassShape& shape) const;
   void sumRows(const float* rows, std::size_t count, const Tensor& to);
 
   const Plan& m_plan;
@@ -77,21 +85,24 @@ class LayerPass {
   std::size_t m_e;
   std::size_t m_n;
   std::size_t m_rank;
-  std::size_t m_selected;  ///< r + 2n
+  std::size_t m_selected;      ///< r + 2n
+  std::uint32_t m_processors;  ///< of the device
   Stream m_stream;
   Blas m_blas;
   StageClock m_clock;
-  DeviceArray<float> m_x;           ///< residual stream; backward its derivative
-  DeviceArray<Value> m_rounded;     ///< the derivative, rounded
-  DeviceArray<Value> m_convolved;   ///< u'
-  DeviceArray<Value> m_delta;       ///< W_dt δ, then the derivative by it
-  DeviceArray<Value> m_dConvolved;  ///< by the gated output, then by u'
-  DeviceArray<Value> m_dExpanded;   ///< [rows][2e]: gated output, then the derivative by u; by z
-  DeviceArray<Value> m_dSelected;   ///< by δ, B, C
-  DeviceArray<float> m_parts;       ///< sums of parts of the rows
-  DeviceArray<float> m_dDecay;      ///< of each stream [streams][e][n]
-  DeviceArray<float> m_dDtBias;     ///< of each stream [streams][e]
-  DeviceArray<float> m_dSkip;       ///< likewise
+  DeviceArray<float> m_x;              ///< residual stream; backward its derivative
+  DeviceArray<Value> m_rounded;        ///< the derivative, rounded
+  DeviceArray<Value> m_convolved;      ///< u'
+  DeviceArray<Value> m_delta;          ///< W_dt δ, then the derivative by it
+  DeviceArray<Value> m_dConvolved;     ///< by the gated output, then by u'
+  DeviceArray<Value> m_dExpanded;      ///< [rows][2e]: gated output, then the derivative by u; by z
+  DeviceArray<Value> m_dSelected;      ///< by δ, B, C
+  DeviceArray<float> m_parts;          ///< sums of parts of the rows
+  DeviceArray<float> m_dDecay;         ///< [streams][segments][e][n]
+  DeviceArray<float> m_dDtBias;        ///< [streams][segments][e]
+  DeviceArray<float> m_dSkip;          ///< likewise
+  DeviceArray<float> m_segmentEnds;    ///< see SegmentArguments
+  DeviceArray<float> m_segmentDeltas;  ///< likewise
 };
 
 }  // namespace mb::cuda::training

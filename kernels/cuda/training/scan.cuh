@@ -85,8 +85,10 @@ __device__ inline void loadSelected(const ScanArguments<Value>& a, std::uint32_t
     if (first + token < a.tokens)
       octet =
           octetAt(a.selected + (a.firstRow() + first + token) * a.selectedStride + a.rank + column);
+    float values[8];
 #pragma unroll
-    for (int k = 0; k < 8; ++k) to[token][column + k] = octet[k];
+    for (int k = 0; k < 8; ++k) values[k] = octet[k];
+    storeEight(to[token] + column, values);
   }
 }
 
@@ -144,7 +146,7 @@ class Scan {
   };
 
   struct Shared {
-    alignas(16) float2 steps[Tile::kTokens][kChannels];  // Δ and Δ u'
+    alignas(16) float2 steps[Tile::kTokens][kChannels + 4];  // Δ and Δ u'
     alignas(16) float selected[Tile::kTokens][Tile::kRow];
     alignas(16) float outputs[Tile::kTokens][kChannels + 4];
   };
@@ -170,13 +172,17 @@ class Scan {
   __device__ void prepare(std::uint32_t first, const Raw& raw) const {
     if (row() >= Tile::kTokens) return;
     const bool real = first + row() < a.tokens;
-    const float* bias = a.dtBias + blockIdx.x * kChannels + column();
-    float2* to = shared().steps[row()] + column();
+    float bias[8];
+    loadEight(a.dtBias + blockIdx.x * kChannels + column(), bias);
+    float steps[16];
 #pragma unroll
     for (int k = 0; k < 8; ++k) {
-      const float delta = real ? softplus(raw.delta[k] + bias[k]) : 0.0f;
-      to[k] = {delta, delta * raw.input[k]};
+      steps[2 * k] = real ? softplus(raw.delta[k] + bias[k]) : 0.0f;
+      steps[2 * k + 1] = steps[2 * k] * raw.input[k];
     }
+    auto* to = reinterpret_cast<float*>(shared().steps[row()] + column());
+    storeEight(to, steps);
+    storeEight(to + 8, steps + 8);
   }
 
   /// Tokens in groups, all loads of a group before its sums: a warp has to hide its own latencies.
@@ -222,11 +228,12 @@ class Scan {
   __device__ void write(std::uint32_t first, const Raw& raw) const {
     if (row() >= Tile::kTokens || first + row() >= a.tokens) return;
     const std::uint32_t channel = blockIdx.x * kChannels + column();
-    const float* y = shared().outputs[row()] + column();
+    float y[8], skip[8];
+    loadEight(shared().outputs[row()] + column(), y);
+    loadEight(a.skip + channel, skip);
     Octet<Value> gated;
 #pragma unroll
-    for (int k = 0; k < 8; ++k)
-      gated.set(k, fmaf(a.skip[channel + k], raw.input[k], y[k]) * silu(raw.gate[k]));
+    for (int k = 0; k < 8; ++k) gated.set(k, fmaf(skip[k], raw.input[k], y[k]) * silu(raw.gate[k]));
     setOctet(m_gated + (a.firstRow() + first + row()) * 2 * a.channels + channel, gated);
   }
 

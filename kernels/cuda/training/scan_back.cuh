@@ -1,25 +1,26 @@
-// The selective scan of several streams, backward. A block takes some channels of a stream from its
-// last tile to its first. In each tile it makes the states again from the one that the forward
-// pass left: first those at the beginning of every few tokens, then, going back, the few in
-// between, which stay in registers.
+// The selective scan of several streams, backward. A block takes some channels of a segment of a
+// stream from its last tile to its first. In each tile it makes the states again from the one that
+// the forward pass left: first those at the beginning of every few tokens, then, going back, the
+// few in between, which stay in registers.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/cuda/training/scan.cuh"
+#include "kernels/cuda/training/scan_ahead.cuh"
 
 namespace mb::cuda::training {
 
 template <class Value>
 struct ScanBackArguments {
+  SegmentArguments segments;
   ScanArguments<Value> forward;  ///< `delta` becomes the derivative by W_dt δ
   Value* dConvolved;             ///< by the gated output [rows][e]; becomes that by u'
   Value* gated;                  ///< rows of [2e]: the gated output, and the derivative by z
   float* dSelected;              ///< by B, C of each block's channels [blocks][rows][2n]
-  float* dDecay;                 ///< of each stream, by A_log [streams][e][n]
-  float* dDtBias;                ///< of each stream [streams][e]
-  float* dSkip;                  ///< of each stream [streams][e]
+  float* dDecay;                 ///< by A_log [streams][segments][e][n]
+  float* dDtBias;                ///< [streams][segments][e]
+  float* dSkip;                  ///< [streams][segments][e]
   float* dStateIn;               ///< in strides as the states; or null
 };
 
@@ -60,7 +61,10 @@ class ScanBack {
       loadRates<SPL>(m_forward.decay + place(c), m_rate[c]);
       m_skip[c] = m_forward.skip[m_first + m_own + c];
     }
-    for (std::uint32_t tile = m_forward.tiles(Tile::kTokens); tile-- > 0;) {
+    takeOver();
+    const std::uint32_t begin = blockIdx.z * a.segments.tiles;
+    const std::uint32_t end = min(begin + a.segments.tiles, m_forward.tiles(Tile::kTokens));
+    for (std::uint32_t tile = end; tile-- > begin;) {
       const std::uint32_t first = tile * Tile::kTokens;
       prepare(first);
       loadSelected<SPL>(m_forward, first, m_tile.selected);
@@ -81,6 +85,22 @@ class ScanBack {
     return std::size_t{m_first + m_own + c} * Tile::kStates + m_lane * SPL;
   }
 
+  /// Derivatives by the state at the segment's end, from the segments behind it.
+  __device__ void takeOver() {
+    for (std::uint32_t segment = a.segments.segments; --segment > blockIdx.z;) {
+      const std::size_t at = a.segments.of(blockIdx.y, segment) * m_forward.channels;
+#pragma unroll
+      for (int c = 0; c < kOwn; ++c) {
+        float end[SPL];
+        loadState<SPL>(a.segments.ends + at * Tile::kStates + place(c), end);
+        const float deltas = a.segments.deltas[at + m_first + m_own + c];
+#pragma unroll
+        for (int k = 0; k < SPL; ++k)
+          m_ds[c][k] = fmaf(power2(deltas * m_rate[c][k]), m_ds[c][k], end[k]);
+      }
+    }
+  }
+
   static constexpr int kRowThreads = kChannels / 8;
   static constexpr int kRowStep = kScanThreads / kRowThreads;
   __device__ static int column() {
@@ -90,7 +110,7 @@ class ScanBack {
   /// Δ, u' and the derivative by y. Behind the last token all are zero, and so change nothing.
   __device__ void prepare(std::uint32_t first) const {
     const std::uint32_t channel = m_first + column();
-#pragma unroll 1
+#pragma unroll
     for (int row = static_cast<int>(threadIdx.x) / kRowThreads; row < Tile::kTokens;
          row += kRowStep) {
       const bool real = first + row < m_forward.tokens;
@@ -102,13 +122,17 @@ class ScanBack {
         gate = octetAt(m_forward.expanded + (2 * at + 1) * m_forward.channels + channel);
         dGated = octetAt(a.dConvolved + at * m_forward.channels + channel);
       }
+      float bias[8], delta[8], inputs[8], dy[8];
+      loadEight(m_forward.dtBias + channel, bias);
 #pragma unroll
       for (int k = 0; k < 8; ++k) {
-        m_tile.delta[row][column() + k] =
-            real ? softplus(raw[k] + m_forward.dtBias[channel + k]) : 0.0f;
-        m_tile.input[row][column() + k] = input[k];
-        m_tile.dy[row][column() + k] = dGated[k] * silu(gate[k]);
+        delta[k] = real ? softplus(raw[k] + bias[k]) : 0.0f;
+        inputs[k] = input[k];
+        dy[k] = dGated[k] * silu(gate[k]);
       }
+      storeEight(m_tile.delta[row] + column(), delta);
+      storeEight(m_tile.input[row] + column(), inputs);
+      storeEight(m_tile.dy[row] + column(), dy);
     }
   }
 
@@ -120,6 +144,23 @@ class ScanBack {
     for (int c = 0; c < kOwn; ++c) loadState<SPL>(from + place(c), state[c]);
   }
 
+  /// A token's values of this thread's channels.
+  __device__ void loadOwn(const float* row, float (&to)[kOwn]) const {
+    if constexpr (kOwn == 2) {
+      const float2 both = *reinterpret_cast<const float2*>(row + m_own);
+      to[0] = both.x;
+      to[1] = both.y;
+    } else {
+      to[0] = row[m_own];
+    }
+  }
+  __device__ void storeOwn(const float (&from)[kOwn], float* row) const {
+    if constexpr (kOwn == 2)
+      *reinterpret_cast<float2*>(row + m_own) = {from[0], from[1]};
+    else
+      row[m_own] = from[0];
+  }
+
   /// States before all groups but the first.
   __device__ void makeStarts(std::uint32_t tile) {
     float state[kOwn][SPL];
@@ -129,15 +170,16 @@ class ScanBack {
 #pragma unroll
       for (int i = 0; i < kGroup; ++i) {
         const int t = group * kGroup + i;
-        float b[SPL];
+        float b[SPL], delta[kOwn], input[kOwn];
         loadShared<SPL>(m_tile.selected[t] + m_lane * SPL, b);
+        loadOwn(m_tile.delta[t], delta);
+        loadOwn(m_tile.input[t], input);
 #pragma unroll
         for (int c = 0; c < kOwn; ++c) {
-          const float delta = m_tile.delta[t][m_own + c];
-          const float gained = delta * m_tile.input[t][m_own + c];
+          const float gained = delta[c] * input[c];
 #pragma unroll
           for (int k = 0; k < SPL; ++k)
-            state[c][k] = fmaf(power2(delta * m_rate[c][k]), state[c][k], gained * b[k]);
+            state[c][k] = fmaf(power2(delta[c] * m_rate[c][k]), state[c][k], gained * b[k]);
         }
       }
 #pragma unroll
@@ -161,16 +203,17 @@ class ScanBack {
     float states[kGroup][kOwn][SPL];  // after each token
 #pragma unroll
     for (int i = 0; i < kGroup; ++i) {
-      float b[SPL];
+      float b[SPL], delta[kOwn], input[kOwn];
       loadShared<SPL>(m_tile.selected[first + i] + m_lane * SPL, b);
+      loadOwn(m_tile.delta[first + i], delta);
+      loadOwn(m_tile.input[first + i], input);
 #pragma unroll
       for (int c = 0; c < kOwn; ++c) {
-        const float delta = m_tile.delta[first + i][m_own + c];
-        const float gained = delta * m_tile.input[first + i][m_own + c];
+        const float gained = delta[c] * input[c];
 #pragma unroll
         for (int k = 0; k < SPL; ++k) {
           const float before = i == 0 ? start[c][k] : states[i - 1][c][k];
-          kept[i][c][k] = power2(delta * m_rate[c][k]);
+          kept[i][c][k] = power2(delta[c] * m_rate[c][k]);
           states[i][c][k] = fmaf(kept[i][c][k], before, gained * b[k]);
         }
       }
@@ -185,16 +228,19 @@ class ScanBack {
   /// Through one token. `sums` gets this thread's part of y, Σ ds B and Σ ds Ā s A / ln 2.
   __device__ void backToken(int t, const float (&kept)[kOwn][SPL], const float (&before)[kOwn][SPL],
                             const float (&after)[kOwn][SPL], float* sums) {
-    float b[SPL], cOut[SPL], selected[2 * SPL];
+    float b[SPL], cOut[SPL], selected[2 * SPL], deltas[kOwn], inputs[kOwn], dys[kOwn];
+    loadOwn(m_tile.delta[t], deltas);
+    loadOwn(m_tile.input[t], inputs);
+    loadOwn(m_tile.dy[t], dys);
     loadShared<SPL>(m_tile.selected[t] + m_lane * SPL, b);
     loadShared<SPL>(m_tile.selected[t] + Tile::kStates + m_lane * SPL, cOut);
 #pragma unroll
     for (int k = 0; k < 2 * SPL; ++k) selected[k] = 0;
 #pragma unroll
     for (int c = 0; c < kOwn; ++c) {
-      const float delta = m_tile.delta[t][m_own + c];
-      const float gained = delta * m_tile.input[t][m_own + c];
-      const float dy = m_tile.dy[t][m_own + c];
+      const float delta = deltas[c];
+      const float gained = delta * inputs[c];
+      const float dy = dys[c];
       float y = 0;
       float along = 0;
       float slope = 0;
@@ -243,21 +289,26 @@ class ScanBack {
       for (int i = 0; i < kAll / 2; ++i) sums[i] += __shfl_xor_sync(~0u, sums[i], 1);
       counts = (m_lane & 1) == 0;
     }
+    float delta[kOwn], input[kOwn], dy[kOwn];
+    loadOwn(m_tile.delta[t], delta);
+    loadOwn(m_tile.input[t], input);
+    loadOwn(m_tile.dy[t], dy);
     __syncwarp();
+    if (counts) {
 #pragma unroll
-    for (int c = 0; c < kOwn; ++c) {
-      const float delta = m_tile.delta[t][m_own + c];
-      const float input = m_tile.input[t][m_own + c];
-      const float dy = m_tile.dy[t][m_own + c];
-      const float along = sums[c * kSums + 1];
-      const float dDelta = fmaf(along, input, kLn2 * sums[c * kSums + 2]) * softplusSlope(delta);
-      __syncwarp();
-      if (!counts) continue;
-      m_tile.delta[t][m_own + c] = dDelta;
-      m_tile.input[t][m_own + c] = fmaf(along, delta, dy * m_skip[c]);
-      m_tile.dy[t][m_own + c] = fmaf(m_skip[c], input, sums[c * kSums]);
-      m_dDtBias[c] += dDelta;
-      m_dSkip[c] = fmaf(dy, input, m_dSkip[c]);
+      for (int c = 0; c < kOwn; ++c) {
+        const float along = sums[c * kSums + 1];
+        const float gained = fmaf(along, input[c], kLn2 * sums[c * kSums + 2]);
+        const float skipped = dy[c] * m_skip[c];
+        m_dSkip[c] = fmaf(dy[c], input[c], m_dSkip[c]);
+        dy[c] = fmaf(m_skip[c], input[c], sums[c * kSums]);
+        input[c] = fmaf(along, delta[c], skipped);
+        delta[c] = gained * softplusSlope(delta[c]);
+        m_dDtBias[c] += delta[c];
+      }
+      storeOwn(delta, m_tile.delta[t]);
+      storeOwn(input, m_tile.input[t]);
+      storeOwn(dy, m_tile.dy[t]);
     }
     __syncwarp();
   }
@@ -272,15 +323,18 @@ class ScanBack {
       const Octet<Value> gate =
           octetAt(m_forward.expanded + (2 * at + 1) * m_forward.channels + channel);
       const Octet<Value> dGated = octetAt(a.dConvolved + at * m_forward.channels + channel);
+      float delta[8], input[8], y[8];
+      loadEight(m_tile.delta[row] + column(), delta);
+      loadEight(m_tile.input[row] + column(), input);
+      loadEight(m_tile.dy[row] + column(), y);
       Octet<Value> dDelta, dInput, gated, dGate;
 #pragma unroll
       for (int k = 0; k < 8; ++k) {
-        const float y = m_tile.dy[row][column() + k];
         const float s = sigmoid(gate[k]);
-        dDelta.set(k, m_tile.delta[row][column() + k]);
-        dInput.set(k, m_tile.input[row][column() + k]);
-        gated.set(k, y * gate[k] * s);
-        dGate.set(k, dGated[k] * y * siluSlope(gate[k], s));
+        dDelta.set(k, delta[k]);
+        dInput.set(k, input[k]);
+        gated.set(k, y[k] * gate[k] * s);
+        dGate.set(k, dGated[k] * y[k] * siluSlope(gate[k], s));
       }
       setOctet(m_forward.delta + at * m_forward.channels + channel, dDelta);
       setOctet(a.dConvolved + at * m_forward.channels + channel, dInput);
@@ -311,9 +365,9 @@ class ScanBack {
       float dDecay[SPL];
 #pragma unroll
       for (int k = 0; k < SPL; ++k) dDecay[k] = m_dDecay[c][k] * m_rate[c][k] * kLn2;
-      const std::size_t streamChannels = std::size_t{blockIdx.y} * m_forward.channels;
-      storeState<SPL>(dDecay, a.dDecay + streamChannels * Tile::kStates + place(c));
-      if (a.dStateIn)
+      const std::size_t at = a.segments.of(blockIdx.y, blockIdx.z) * m_forward.channels;
+      storeState<SPL>(dDecay, a.dDecay + at * Tile::kStates + place(c));
+      if (a.dStateIn && blockIdx.z == 0)
         storeState<SPL>(m_ds[c], a.dStateIn + blockIdx.y * m_forward.stateStride + place(c));
       float bias = m_dDtBias[c];
       float skip = m_dSkip[c];
@@ -323,8 +377,8 @@ class ScanBack {
         skip += __shfl_xor_sync(~0u, skip, distance);
       }
       if (m_lane > 0) continue;
-      a.dDtBias[streamChannels + m_first + m_own + c] = bias;
-      a.dSkip[streamChannels + m_first + m_own + c] = skip;
+      a.dDtBias[at + m_first + m_own + c] = bias;
+      a.dSkip[at + m_first + m_own + c] = skip;
     }
   }
 
@@ -342,7 +396,7 @@ class ScanBack {
   float m_dSkip[kOwn] = {};
 };
 
-/// Grid: channels, streams.
+/// Grid: channels, streams, segments.
 template <class Value, int SPL>
 __global__ void __launch_bounds__(kScanThreads, SPL > 4 ? 2 : 3)
     scanBackKernel(const __grid_constant__ ScanBackArguments<Value> a) {

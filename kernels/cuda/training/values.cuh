@@ -18,6 +18,22 @@ struct alignas(16) Octet {
   __device__ void set(int i, float value) { values[i] = static_cast<Value>(value); }
 };
 
+/// As float32 to or from shared memory, aligned to 16 bytes.
+__device__ inline void storeEight(float* to, const float* from) {
+  reinterpret_cast<float4*>(to)[0] = {from[0], from[1], from[2], from[3]};
+  reinterpret_cast<float4*>(to)[1] = {from[4], from[5], from[6], from[7]};
+}
+__device__ inline void loadEight(const float* from, float* to) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const float4 four = reinterpret_cast<const float4*>(from)[half];
+    to[4 * half] = four.x;
+    to[4 * half + 1] = four.y;
+    to[4 * half + 2] = four.z;
+    to[4 * half + 3] = four.w;
+  }
+}
+
 template <class Value>
 __device__ inline Octet<Value> octetAt(const Value* p) {
   return *reinterpret_cast<const Octet<Value>*>(p);
