@@ -70,7 +70,7 @@ class LearnerOf : public Learner {
   void learn(const Batch& batch, const std::function<void()>& pace) override {
     const PassShape shape{batch.streams, batch.tokens};
     start(batch, m_isFirst ? m_states.kept : m_states.now, m_states);
-    forward(shape, m_states, true, pace);
+    forward(batch, shape, m_states, true, pace);
     m_head.run(m_pass, m_tokens.targets(), shape, batch.scale, m_totals.data());
     for (std::uint32_t layer = m_sizes.layers; layer-- > 0;) {
       m_pass.backward(layer, memoryOf(layer, m_states, shape, true), shape);
@@ -101,7 +101,7 @@ class LearnerOf : public Learner {
     const PassShape shape{1, batch.tokens};
     check(cudaMemsetAsync(m_totals.data(), 0, m_totals.bytes(), stream()), "cudaMemsetAsync");
     start(batch, m_aside.kept, m_aside);
-    forward(shape, m_aside, false, [] {});
+    forward(batch, shape, m_aside, false, [] {});
     m_head.run(m_pass, m_tokens.targets(), shape, 0, m_totals.data());
     std::swap(m_aside.kept, m_aside.next);
     fetchTotals();
@@ -173,12 +173,13 @@ class LearnerOf : public Learner {
     check(cudaGetLastError(), "starting the streams");
   }
 
-  void forward(const PassShape& shape, StreamStates& states, bool learns,
+  void forward(const Batch& batch, const PassShape& shape, StreamStates& states, bool learns,
                const std::function<void()>& pace) {
     m_tokens.embed(m_weights.values(m_plan.embedding), m_pass.x(), stream());
     m_pass.clock().mark("embedding", stream());
     for (std::uint32_t layer = 0; layer < m_sizes.layers; ++layer) {
       m_pass.forward(layer, memoryOf(layer, states, shape, learns), shape);
+      if (learns && layer == 0) m_tokens.sort(batch.inputs, stream());
       keepPace(layer, pace);
     }
   }

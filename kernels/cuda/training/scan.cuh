@@ -171,13 +171,13 @@ class Scan {
   /// Lays a tile out for the scan. Tokens behind the last have Δ = 0 and change nothing.
   __device__ void prepare(std::uint32_t first, const Raw& raw) const {
     if (row() >= Tile::kTokens) return;
-    const bool real = first + row() < a.tokens;
+    const float real = first + row() < a.tokens ? 1.0f : 0.0f;
     float bias[8];
     loadEight(a.dtBias + blockIdx.x * kChannels + column(), bias);
     float steps[16];
 #pragma unroll
     for (int k = 0; k < 8; ++k) {
-      steps[2 * k] = real ? softplus(raw.delta[k] + bias[k]) : 0.0f;
+      steps[2 * k] = real * softplus(raw.delta[k] + bias[k]);
       steps[2 * k + 1] = steps[2 * k] * raw.input[k];
     }
     auto* to = reinterpret_cast<float*>(shared().steps[row()] + column());
@@ -189,7 +189,7 @@ class Scan {
   __device__ void scanTile() {
     Shared& tile = shared();
     const int own = static_cast<int>(threadIdx.x) / kScanLanes;
-#pragma unroll 1
+#pragma unroll 2
     for (int t = 0; t < Tile::kTokens; t += kGroup) {
       float2 step[kGroup];
       float b[kGroup][SPL];
@@ -217,12 +217,15 @@ class Scan {
   /// Sums over a channel's lanes.
   __device__ void keepOutputs(int first, int own, float* y) const {
     halve<kGroup>(y, 2, m_lane & 2);
-    const int token = first + (m_lane & 2 ? kGroup / 2 : 0);
-#pragma unroll
-    for (int g = 0; g < kGroup / 2; ++g) {
-      y[g] += __shfl_xor_sync(~0u, y[g], 1);
-      if (g % 2 == (m_lane & 1)) shared().outputs[token + g][own] = y[g];
+    int token = first + (m_lane & 2 ? kGroup / 2 : 0);
+    if constexpr (kGroup >= 4) {
+      halve<kGroup / 2>(y, 1, m_lane & 1);
+      token += m_lane & 1 ? kGroup / 4 : 0;
+    } else {
+      y[0] += __shfl_xor_sync(~0u, y[0], 1);
     }
+#pragma unroll
+    for (int g = 0; g < (kGroup + 3) / 4; ++g) shared().outputs[token + g][own] = y[g];
   }
 
   __device__ void write(std::uint32_t first, const Raw& raw) const {

@@ -88,13 +88,13 @@ class ScanAhead {
 
   __device__ void prepare(std::uint32_t first, const Raw& raw) const {
     if (row() >= Tile::kTokens) return;
-    const bool real = first + row() < a.tokens;
+    const float real = first + row() < a.tokens ? 1.0f : 0.0f;
     float bias[8];
     loadEight(a.dtBias + blockIdx.x * kChannels + column(), bias);
     float steps[16];
 #pragma unroll
     for (int k = 0; k < 8; ++k) {
-      steps[2 * k] = real ? softplus(raw.delta[k] + bias[k]) : 0.0f;
+      steps[2 * k] = real * softplus(raw.delta[k] + bias[k]);
       steps[2 * k + 1] = raw.dGated[k] * silu(raw.gate[k]);
     }
     auto* to = reinterpret_cast<float*>(shared().steps[row()] + column());
@@ -105,7 +105,7 @@ class ScanAhead {
   __device__ void scanTile() {
     Shared& tile = shared();
     const int own = static_cast<int>(threadIdx.x) / kScanLanes;
-#pragma unroll 1
+#pragma unroll 2
     for (int t = Tile::kTokens - kGroup; t >= 0; t -= kGroup) {
       float2 step[kGroup];
       float c[kGroup][SPL];

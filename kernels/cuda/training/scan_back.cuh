@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/training/scan_ahead.cuh"
+#include "kernels/cuda/training/scan_back_sums.cuh"
 
 namespace mb::cuda::training {
 
@@ -35,7 +36,7 @@ class ScanBack {
   static constexpr int kGroup = SPL > 4 ? 2 : 4;  ///< tokens whose states a thread holds
   static constexpr int kGroups = Tile::kTokens / kGroup;
   static constexpr int kWarps = kScanThreads / 32;
-  static constexpr int kSums = 3;  ///< of a token and channel, over its states
+  using Token = TokenBack<kOwn, SPL>;
 
  public:
   struct Shared {
@@ -43,8 +44,9 @@ class ScanBack {
     alignas(16) float input[Tile::kTokens][kChannels];  ///< u'; then the derivative by it
     alignas(16) float dy[Tile::kTokens][kChannels];     ///< by y; then y
     alignas(16) float selected[Tile::kTokens][Tile::kRow];
-    alignas(16) float4 starts[kGroups - 1][kOwn * SPL / 4][kScanThreads];
-    alignas(16) float dSelected[kWarps][Tile::kTokens][Tile::kRow];
+    /// States before each group; when a warp has taken them, by B and C of its channels, as
+    /// [kGroup][2n].
+    alignas(16) float4 starts[kGroups][kWarps][kOwn * SPL / 4][32];
   };
 
   __device__ ScanBack(const ScanBackArguments<Value>& arguments, Shared& tile)
@@ -71,7 +73,7 @@ class ScanBack {
       __syncthreads();
       makeStarts(tile);
 #pragma unroll 1
-      for (int group = kGroups; group-- > 0;) backGroup(tile, group);
+      for (int group = kGroups; group-- > 0;) backGroup(group);
       __syncthreads();
       write(first);
       writeSelected(first);
@@ -114,6 +116,7 @@ class ScanBack {
     for (int row = static_cast<int>(threadIdx.x) / kRowThreads; row < Tile::kTokens;
          row += kRowStep) {
       const bool real = first + row < m_forward.tokens;
+      const float counts = real ? 1.0f : 0.0f;
       const std::size_t at = m_forward.firstRow() + first + row;
       Octet<Value> raw{}, input{}, gate{}, dGated{};
       if (real) {
@@ -126,7 +129,7 @@ class ScanBack {
       loadEight(m_forward.dtBias + channel, bias);
 #pragma unroll
       for (int k = 0; k < 8; ++k) {
-        delta[k] = real ? softplus(raw[k] + bias[k]) : 0.0f;
+        delta[k] = counts * softplus(raw[k] + bias[k]);
         inputs[k] = input[k];
         dy[k] = dGated[k] * silu(gate[k]);
       }
@@ -161,134 +164,107 @@ class ScanBack {
       row[m_own] = from[0];
   }
 
-  /// States before all groups but the first.
+  __device__ static int warp() {
+    return static_cast<int>(threadIdx.x) / 32;
+  }
+  __device__ static int lane() {
+    return static_cast<int>(threadIdx.x) % 32;
+  }
+
+  __device__ void keepStart(int group, const float (&state)[kOwn][SPL]) {
+#pragma unroll
+    for (int q = 0; q < kOwn * SPL / 4; ++q)
+      m_tile.starts[group][warp()][q][lane()] =
+          *reinterpret_cast<const float4*>(&state[0][0] + 4 * q);
+  }
+  __device__ void takeStart(int group, float (&state)[kOwn][SPL]) const {
+#pragma unroll
+    for (int q = 0; q < kOwn * SPL / 4; ++q)
+      *reinterpret_cast<float4*>(&state[0][0] + 4 * q) = m_tile.starts[group][warp()][q][lane()];
+    __syncwarp();  // the place is used again
+  }
+
+  /// Ā and the state after a token.
+  __device__ void advance(int t, const float (&before)[kOwn][SPL], float (&kept)[kOwn][SPL],
+                          float (&after)[kOwn][SPL]) const {
+    float b[SPL], delta[kOwn], input[kOwn];
+    loadShared<SPL>(m_tile.selected[t] + m_lane * SPL, b);
+    loadOwn(m_tile.delta[t], delta);
+    loadOwn(m_tile.input[t], input);
+#pragma unroll
+    for (int c = 0; c < kOwn; ++c) {
+      const float gained = delta[c] * input[c];
+#pragma unroll
+      for (int k = 0; k < SPL; ++k) {
+        kept[c][k] = power2(delta[c] * m_rate[c][k]);
+        after[c][k] = fmaf(kept[c][k], before[c][k], gained * b[k]);
+      }
+    }
+  }
+
+  /// States before all groups.
   __device__ void makeStarts(std::uint32_t tile) {
     float state[kOwn][SPL];
     loadStart(tile, state);
 #pragma unroll 1
-    for (int group = 0; group + 1 < kGroups; ++group) {
+    for (int group = 0; group < kGroups; ++group) {
+      keepStart(group, state);
+      if (group + 1 == kGroups) return;
 #pragma unroll
       for (int i = 0; i < kGroup; ++i) {
-        const int t = group * kGroup + i;
-        float b[SPL], delta[kOwn], input[kOwn];
-        loadShared<SPL>(m_tile.selected[t] + m_lane * SPL, b);
-        loadOwn(m_tile.delta[t], delta);
-        loadOwn(m_tile.input[t], input);
-#pragma unroll
-        for (int c = 0; c < kOwn; ++c) {
-          const float gained = delta[c] * input[c];
-#pragma unroll
-          for (int k = 0; k < SPL; ++k)
-            state[c][k] = fmaf(power2(delta[c] * m_rate[c][k]), state[c][k], gained * b[k]);
-        }
+        float kept[kOwn][SPL];
+        advance(group * kGroup + i, state, kept, state);
       }
-#pragma unroll
-      for (int q = 0; q < kOwn * SPL / 4; ++q)
-        m_tile.starts[group][q][threadIdx.x] =
-            *reinterpret_cast<const float4*>(&state[0][0] + 4 * q);
     }
   }
 
-  __device__ void backGroup(std::uint32_t tile, int group) {
+  __device__ void backGroup(int group) {
     float start[kOwn][SPL];
-    if (group == 0) {
-      loadStart(tile, start);
-    } else {
-#pragma unroll
-      for (int q = 0; q < kOwn * SPL / 4; ++q)
-        *reinterpret_cast<float4*>(&start[0][0] + 4 * q) = m_tile.starts[group - 1][q][threadIdx.x];
-    }
+    takeStart(group, start);
     const int first = group * kGroup;
     float kept[kGroup][kOwn][SPL];    // Ā
     float states[kGroup][kOwn][SPL];  // after each token
 #pragma unroll
-    for (int i = 0; i < kGroup; ++i) {
-      float b[SPL], delta[kOwn], input[kOwn];
-      loadShared<SPL>(m_tile.selected[first + i] + m_lane * SPL, b);
-      loadOwn(m_tile.delta[first + i], delta);
-      loadOwn(m_tile.input[first + i], input);
-#pragma unroll
-      for (int c = 0; c < kOwn; ++c) {
-        const float gained = delta[c] * input[c];
-#pragma unroll
-        for (int k = 0; k < SPL; ++k) {
-          const float before = i == 0 ? start[c][k] : states[i - 1][c][k];
-          kept[i][c][k] = power2(delta[c] * m_rate[c][k]);
-          states[i][c][k] = fmaf(kept[i][c][k], before, gained * b[k]);
-        }
-      }
-    }
-    float sums[kGroup][kOwn * kSums];
+    for (int i = 0; i < kGroup; ++i)
+      advance(first + i, i == 0 ? start : states[i - 1], kept[i], states[i]);
+    GroupSums<kOwn, SPL, kGroup> sums(reinterpret_cast<float*>(m_tile.starts[group][warp()]));
 #pragma unroll
     for (int i = kGroup - 1; i >= 0; --i)
-      backToken(first + i, kept[i], i == 0 ? start : states[i - 1], states[i], sums[i]);
-    finishTokens(first, &sums[0][0]);
+      sums.add(i, backToken(first + i, kept[i], i == 0 ? start : states[i - 1], states[i]));
+    finishToken(first, sums.finish());
   }
 
-  /// Through one token. `sums` gets this thread's part of y, Σ ds B and Σ ds Ā s A / ln 2.
-  __device__ void backToken(int t, const float (&kept)[kOwn][SPL], const float (&before)[kOwn][SPL],
-                            const float (&after)[kOwn][SPL], float* sums) {
-    float b[SPL], cOut[SPL], selected[2 * SPL], deltas[kOwn], inputs[kOwn], dys[kOwn];
-    loadOwn(m_tile.delta[t], deltas);
-    loadOwn(m_tile.input[t], inputs);
-    loadOwn(m_tile.dy[t], dys);
-    loadShared<SPL>(m_tile.selected[t] + m_lane * SPL, b);
-    loadShared<SPL>(m_tile.selected[t] + Tile::kStates + m_lane * SPL, cOut);
-#pragma unroll
-    for (int k = 0; k < 2 * SPL; ++k) selected[k] = 0;
+  /// Through one token.
+  __device__ Token backToken(int t, const float (&kept)[kOwn][SPL],
+                             const float (&before)[kOwn][SPL], const float (&after)[kOwn][SPL]) {
+    Token token;
+    float delta[kOwn], input[kOwn];
+    loadShared<SPL>(m_tile.selected[t] + m_lane * SPL, token.b);
+    loadShared<SPL>(m_tile.selected[t] + Tile::kStates + m_lane * SPL, token.c);
+    loadOwn(m_tile.delta[t], delta);
+    loadOwn(m_tile.input[t], input);
+    loadOwn(m_tile.dy[t], token.dy);
 #pragma unroll
     for (int c = 0; c < kOwn; ++c) {
-      const float delta = deltas[c];
-      const float gained = delta * inputs[c];
-      const float dy = dys[c];
-      float y = 0;
-      float along = 0;
-      float slope = 0;
+      token.gained[c] = delta[c] * input[c];
+      token.slope[c] = 0;
 #pragma unroll
       for (int k = 0; k < SPL; ++k) {
-        const float ds = fmaf(dy, cOut[k], m_ds[c][k]);
-        y = fmaf(after[c][k], cOut[k], y);
-        along = fmaf(ds, b[k], along);
-        selected[k] = fmaf(ds, gained, selected[k]);
-        selected[SPL + k] = fmaf(dy, after[c][k], selected[SPL + k]);
-        m_ds[c][k] = ds * kept[c][k];
+        token.after[c][k] = after[c][k];
+        token.ds[c][k] = fmaf(token.dy[c], token.c[k], m_ds[c][k]);
+        m_ds[c][k] = token.ds[c][k] * kept[c][k];
         const float change = m_ds[c][k] * before[c][k];
-        slope = fmaf(change, m_rate[c][k], slope);
-        m_dDecay[c][k] = fmaf(change, delta, m_dDecay[c][k]);
+        token.slope[c] = fmaf(change, m_rate[c][k], token.slope[c]);
+        m_dDecay[c][k] = fmaf(change, delta[c], m_dDecay[c][k]);
       }
-      sums[c * kSums] = y;
-      sums[c * kSums + 1] = along;
-      sums[c * kSums + 2] = slope;
     }
-    keepSelected(t, selected);
+    return token;
   }
 
-  /// Sums derivatives by B and C over the warp's channels.
-  __device__ void keepSelected(int t, float* selected) const {
-    const int lane = static_cast<int>(threadIdx.x % 32);
-    halve<2 * SPL>(selected, 16, lane & 16);
-    halve<SPL>(selected, 8, lane & 8);
-    halve<SPL / 2>(selected, 4, lane & 4);
-    float* to = m_tile.dSelected[threadIdx.x / 32][t] + (lane & 16 ? Tile::kStates : 0) +
-                m_lane * SPL + (lane & 8 ? SPL / 2 : 0) + (lane & 4 ? SPL / 4 : 0);
-#pragma unroll
-    for (int k = 0; k < SPL / 4; ++k) to[k] = selected[k];
-  }
-
-  /// Sums over a channel's lanes, of which each takes some tokens of the group to their end.
-  __device__ void finishTokens(int first, float* sums) {
-    constexpr int kAll = kGroup * kOwn * kSums;
-    halve<kAll>(sums, 2, m_lane & 2);
-    int t = first + (m_lane & 2 ? kGroup / 2 : 0);
-    bool counts = true;
-    if constexpr (kGroup == 4) {
-      halve<kAll / 2>(sums, 1, m_lane & 1);
-      t += m_lane & 1;
-    } else {
-#pragma unroll
-      for (int i = 0; i < kAll / 2; ++i) sums[i] += __shfl_xor_sync(~0u, sums[i], 1);
-      counts = (m_lane & 1) == 0;
-    }
+  /// Takes the token of the group that is this lane's to its end.
+  __device__ void finishToken(int first, const ChannelSums<kOwn>& sums) {
+    const bool counts = kGroup == 4 || m_lane % 2 == 0;
+    const int t = first + (kGroup == 4 ? m_lane : m_lane / 2);
     float delta[kOwn], input[kOwn], dy[kOwn];
     loadOwn(m_tile.delta[t], delta);
     loadOwn(m_tile.input[t], input);
@@ -297,12 +273,11 @@ class ScanBack {
     if (counts) {
 #pragma unroll
       for (int c = 0; c < kOwn; ++c) {
-        const float along = sums[c * kSums + 1];
-        const float gained = fmaf(along, input[c], kLn2 * sums[c * kSums + 2]);
+        const float gained = fmaf(sums.along[c], input[c], kLn2 * sums.slope[c]);
         const float skipped = dy[c] * m_skip[c];
         m_dSkip[c] = fmaf(dy[c], input[c], m_dSkip[c]);
-        dy[c] = fmaf(m_skip[c], input[c], sums[c * kSums]);
-        input[c] = fmaf(along, delta[c], skipped);
+        dy[c] = fmaf(m_skip[c], input[c], sums.y[c]);
+        input[c] = fmaf(sums.along[c], delta[c], skipped);
         delta[c] = gained * softplusSlope(delta[c]);
         m_dDtBias[c] += delta[c];
       }
@@ -351,10 +326,12 @@ class ScanBack {
     for (int i = 4 * static_cast<int>(threadIdx.x); i < Tile::kTokens * Tile::kRow;
          i += 4 * kScanThreads) {
       if (first + i / Tile::kRow >= m_forward.tokens) return;
+      constexpr int kGroupValues = kGroup * Tile::kRow;
       float4 sum{0, 0, 0, 0};
 #pragma unroll
-      for (int warp = 0; warp < kWarps; ++warp)
-        sum = sum + quadAt(&m_tile.dSelected[warp][0][0] + i);
+      for (int from = 0; from < kWarps; ++from)
+        sum = sum + reinterpret_cast<const float4*>(
+                        m_tile.starts[i / kGroupValues][from])[i % kGroupValues / 4];
       setQuad(to + i, sum);
     }
   }

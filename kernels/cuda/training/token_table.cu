@@ -47,14 +47,17 @@ void TokenTable::upload(std::span<const std::int32_t> inputs, std::span<const st
   m_count = inputs.size();
   send(m_inputs, inputs, stream);
   send(m_targets, targets, stream);
-  sortInputs(inputs);
+}
+
+void TokenTable::sort(std::span<const std::int32_t> inputs, cudaStream_t stream) {
+  findOccurrences(inputs);
   send<std::uint32_t>(m_rows, m_sorted, stream);
   send<Occurrences>(m_pieces, m_hostPieces, stream);
   send<Occurrences>(m_tokens, m_hostTokens, stream);
 }
 
 /// Sorts rows by token, and cuts them into pieces.
-void TokenTable::sortInputs(std::span<const std::int32_t> inputs) {
+void TokenTable::findOccurrences(std::span<const std::int32_t> inputs) {
   std::vector<std::uint32_t> next(m_vocabulary + 1);
   for (const std::int32_t token : inputs) ++next[static_cast<std::size_t>(token) + 1];
   for (std::size_t i = 0; i < m_vocabulary; ++i) next[i + 1] += next[i];

@@ -25,6 +25,8 @@ class TokenTable {
 
   void upload(std::span<const std::int32_t> inputs, std::span<const std::int32_t> targets,
               cudaStream_t stream);
+  /// Uploads what addGradient() needs. The host works for a while: best when the device does too.
+  void sort(std::span<const std::int32_t> inputs, cudaStream_t stream);
   const std::int32_t* targets() const { return m_targets.data(); }
   /// x = the embedding of each input.
   void embed(const float* embedding, float* x, cudaStream_t stream) const;
@@ -32,7 +34,7 @@ class TokenTable {
   void addGradient(const float* dx, float* sums, float* gradient, cudaStream_t stream);
 
  private:
-  void sortInputs(std::span<const std::int32_t> inputs);
+  void findOccurrences(std::span<const std::int32_t> inputs);
 
   std::uint32_t m_width;
   std::uint32_t m_vocabulary;
