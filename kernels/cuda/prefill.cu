@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/prefill.h"
 #include "kernels/cuda/prefill_rows.cuh"
 
@@ -20,10 +21,6 @@ constexpr bool kWide = sizeof(Value) == sizeof(float);
 
 std::size_t valueBytesOf(const Dimensions& d) {
   return d.planes > 1 ? sizeof(float) : sizeof(bf16);
-}
-
-unsigned blocksFor(std::size_t count, std::size_t each) {
-  return static_cast<unsigned>((count + each - 1) / each);
 }
 
 /// Device memory that a token takes while its piece passes a layer.

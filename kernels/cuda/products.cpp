@@ -1,17 +1,12 @@
 #include "kernels/cuda/products.h"
 
-#include <string>
+#include "kernels/cuda/blas.h"
 
 namespace mb::cuda {
 
 namespace {
 
 constexpr std::size_t kMostPlans = 256;  // texts come in any length
-
-void checkBlas(cublasStatus_t status, const char* call) {
-  if (status != CUBLAS_STATUS_SUCCESS)
-    throw CudaError(std::string(call) + ", " + cublasGetStatusString(status), cudaErrorUnknown);
-}
 
 cudaDataType_t typeOf(bool wide) {
   return wide ? CUDA_R_32F : CUDA_R_16BF;

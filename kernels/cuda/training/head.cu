@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/training/head.h"
 #include "kernels/cuda/training/loss.cuh"
 #include "kernels/cuda/training/rows.cuh"
@@ -18,10 +19,6 @@ std::size_t rowsAtATime(const Extents& sizes, const PassShape& most) {
   const std::size_t fitting =
       kLogitBytes / (sizeof(float) * sizes.vocabularyPadded()) / kLeastRows * kLeastRows;
   return std::min(most.rows(), std::max(kLeastRows, fitting));
-}
-
-unsigned blocksFor(std::size_t count, std::size_t each) {
-  return static_cast<unsigned>((count + each - 1) / each);
 }
 
 }  // namespace

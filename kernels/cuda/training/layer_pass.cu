@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/training/convolution.cuh"
 #include "kernels/cuda/training/layer_pass.h"
 #include "kernels/cuda/training/rows.cuh"
@@ -24,10 +25,6 @@ std::uint32_t processors() {
   check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device),
         "cudaDeviceGetAttribute");
   return static_cast<std::uint32_t>(count);
-}
-
-unsigned blocksFor(std::size_t count, std::size_t each) {
-  return static_cast<unsigned>((count + each - 1) / each);
 }
 
 bool fewStates(const Extents& sizes) {

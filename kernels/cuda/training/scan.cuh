@@ -44,6 +44,33 @@ struct ScanArguments {
   __device__ std::size_t firstRow() const { return std::size_t{blockIdx.y} * tokens; }
 };
 
+/// How the threads of a block share the rows of a tile: eight channels each.
+template <int CHANNELS>
+struct RowShare {
+  static constexpr int kThreads = CHANNELS / 8;          ///< of a row
+  static constexpr int kRows = kScanThreads / kThreads;  ///< at a time
+
+  __device__ static int row() { return static_cast<int>(threadIdx.x) / kThreads; }
+  __device__ static int column() { return static_cast<int>(threadIdx.x) % kThreads * 8; }
+};
+
+/// Δ of eight channels times `real`, which is 0 behind the last token: Δ = 0 changes nothing.
+template <class Value>
+__device__ inline void takeDeltas(const Octet<Value>& raw, const float* bias, float real,
+                                  float (&deltas)[8]) {
+  float biases[8];
+  loadEight(bias, biases);
+#pragma unroll
+  for (int k = 0; k < 8; ++k) deltas[k] = real * softplus(raw[k] + biases[k]);
+}
+
+/// Eight channels' pairs, side by side.
+__device__ inline void storePairs(const float (&first)[8], const float (&second)[8], float2* to) {
+#pragma unroll
+  for (int k = 0; k < 8; k += 2)
+    *reinterpret_cast<float4*>(to + k) = {first[k], second[k], first[k + 1], second[k + 1]};
+}
+
 /// A of SPL states, for powers of 2.
 template <int SPL>
 __device__ inline void loadRates(const float* decay, float* rates) {
@@ -135,8 +162,8 @@ class Scan {
  private:
   using Tile = ScanTile<SPL>;
   static constexpr int kGroup = 32 / SPL;  ///< tokens whose sums wait for one another
-  static constexpr int kRowThreads = kChannels / 8;
-  static_assert(kScanThreads / kRowThreads == 32);
+  using Share = RowShare<kChannels>;
+  static_assert(Share::kRows == 32);
 
   /// What a thread holds of a tile: eight channels of one token.
   struct Raw {
@@ -155,34 +182,25 @@ class Scan {
     return memory;
   }
 
-  __device__ static int row() { return static_cast<int>(threadIdx.x) / kRowThreads; }
-  __device__ static int column() { return static_cast<int>(threadIdx.x) % kRowThreads * 8; }
-
   __device__ void load(std::uint32_t first, Raw& raw) const {
     raw = {};
-    if (row() >= Tile::kTokens || first + row() >= a.tokens) return;
-    const std::size_t at = a.firstRow() + first + row();
-    const std::uint32_t channel = blockIdx.x * kChannels + column();
+    if (Share::row() >= Tile::kTokens || first + Share::row() >= a.tokens) return;
+    const std::size_t at = a.firstRow() + first + Share::row();
+    const std::uint32_t channel = blockIdx.x * kChannels + Share::column();
     raw.input = octetAt(a.convolved + at * a.channels + channel);
     raw.delta = octetAt(a.delta + at * a.channels + channel);
     raw.gate = octetAt(a.expanded + (2 * at + 1) * a.channels + channel);
   }
 
-  /// Lays a tile out for the scan. Tokens behind the last have Δ = 0 and change nothing.
+  /// Lays a tile out for the scan.
   __device__ void prepare(std::uint32_t first, const Raw& raw) const {
-    if (row() >= Tile::kTokens) return;
-    const float real = first + row() < a.tokens ? 1.0f : 0.0f;
-    float bias[8];
-    loadEight(a.dtBias + blockIdx.x * kChannels + column(), bias);
-    float steps[16];
+    if (Share::row() >= Tile::kTokens) return;
+    const float real = first + Share::row() < a.tokens ? 1.0f : 0.0f;
+    float deltas[8], gained[8];
+    takeDeltas(raw.delta, a.dtBias + blockIdx.x * kChannels + Share::column(), real, deltas);
 #pragma unroll
-    for (int k = 0; k < 8; ++k) {
-      steps[2 * k] = real * softplus(raw.delta[k] + bias[k]);
-      steps[2 * k + 1] = steps[2 * k] * raw.input[k];
-    }
-    auto* to = reinterpret_cast<float*>(shared().steps[row()] + column());
-    storeEight(to, steps);
-    storeEight(to + 8, steps + 8);
+    for (int k = 0; k < 8; ++k) gained[k] = deltas[k] * raw.input[k];
+    storePairs(deltas, gained, shared().steps[Share::row()] + Share::column());
   }
 
   /// Tokens in groups, all loads of a group before its sums: a warp has to hide its own latencies.
@@ -229,15 +247,15 @@ class Scan {
   }
 
   __device__ void write(std::uint32_t first, const Raw& raw) const {
-    if (row() >= Tile::kTokens || first + row() >= a.tokens) return;
-    const std::uint32_t channel = blockIdx.x * kChannels + column();
+    if (Share::row() >= Tile::kTokens || first + Share::row() >= a.tokens) return;
+    const std::uint32_t channel = blockIdx.x * kChannels + Share::column();
     float y[8], skip[8];
-    loadEight(shared().outputs[row()] + column(), y);
+    loadEight(shared().outputs[Share::row()] + Share::column(), y);
     loadEight(a.skip + channel, skip);
     Octet<Value> gated;
 #pragma unroll
     for (int k = 0; k < 8; ++k) gated.set(k, fmaf(skip[k], raw.input[k], y[k]) * silu(raw.gate[k]));
-    setOctet(m_gated + (a.firstRow() + first + row()) * 2 * a.channels + channel, gated);
+    setOctet(m_gated + (a.firstRow() + first + Share::row()) * 2 * a.channels + channel, gated);
   }
 
   const ScanArguments<Value>& a;

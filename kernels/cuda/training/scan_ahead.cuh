@@ -56,7 +56,7 @@ class ScanAhead {
  private:
   using Tile = ScanTile<SPL>;
   static constexpr int kGroup = 32 / SPL;
-  static constexpr int kRowThreads = kChannels / 8;
+  using Share = RowShare<kChannels>;
 
   struct Raw {
     Octet<Value> delta;
@@ -73,33 +73,24 @@ class ScanAhead {
     return memory;
   }
 
-  __device__ static int row() { return static_cast<int>(threadIdx.x) / kRowThreads; }
-  __device__ static int column() { return static_cast<int>(threadIdx.x) % kRowThreads * 8; }
-
   __device__ void load(std::uint32_t first, Raw& raw) const {
     raw = {};
-    if (row() >= Tile::kTokens || first + row() >= a.tokens) return;
-    const std::size_t at = a.firstRow() + first + row();
-    const std::uint32_t channel = blockIdx.x * kChannels + column();
+    if (Share::row() >= Tile::kTokens || first + Share::row() >= a.tokens) return;
+    const std::size_t at = a.firstRow() + first + Share::row();
+    const std::uint32_t channel = blockIdx.x * kChannels + Share::column();
     raw.delta = octetAt(a.delta + at * a.channels + channel);
     raw.gate = octetAt(a.expanded + (2 * at + 1) * a.channels + channel);
     raw.dGated = octetAt(m_dGated + at * a.channels + channel);
   }
 
   __device__ void prepare(std::uint32_t first, const Raw& raw) const {
-    if (row() >= Tile::kTokens) return;
-    const float real = first + row() < a.tokens ? 1.0f : 0.0f;
-    float bias[8];
-    loadEight(a.dtBias + blockIdx.x * kChannels + column(), bias);
-    float steps[16];
+    if (Share::row() >= Tile::kTokens) return;
+    const float real = first + Share::row() < a.tokens ? 1.0f : 0.0f;
+    float deltas[8], dy[8];
+    takeDeltas(raw.delta, a.dtBias + blockIdx.x * kChannels + Share::column(), real, deltas);
 #pragma unroll
-    for (int k = 0; k < 8; ++k) {
-      steps[2 * k] = real * softplus(raw.delta[k] + bias[k]);
-      steps[2 * k + 1] = raw.dGated[k] * silu(raw.gate[k]);
-    }
-    auto* to = reinterpret_cast<float*>(shared().steps[row()] + column());
-    storeEight(to, steps);
-    storeEight(to + 8, steps + 8);
+    for (int k = 0; k < 8; ++k) dy[k] = raw.dGated[k] * silu(raw.gate[k]);
+    storePairs(deltas, dy, shared().steps[Share::row()] + Share::column());
   }
 
   __device__ void scanTile() {

@@ -103,20 +103,14 @@ class ScanBack {
     }
   }
 
-  static constexpr int kRowThreads = kChannels / 8;
-  static constexpr int kRowStep = kScanThreads / kRowThreads;
-  __device__ static int column() {
-    return static_cast<int>(threadIdx.x) % kRowThreads * 8;
-  }
+  using Share = RowShare<kChannels>;
 
   /// Δ, u' and the derivative by y. Behind the last token all are zero, and so change nothing.
   __device__ void prepare(std::uint32_t first) const {
-    const std::uint32_t channel = m_first + column();
+    const std::uint32_t channel = m_first + Share::column();
 #pragma unroll
-    for (int row = static_cast<int>(threadIdx.x) / kRowThreads; row < Tile::kTokens;
-         row += kRowStep) {
+    for (int row = Share::row(); row < Tile::kTokens; row += Share::kRows) {
       const bool real = first + row < m_forward.tokens;
-      const float counts = real ? 1.0f : 0.0f;
       const std::size_t at = m_forward.firstRow() + first + row;
       Octet<Value> raw{}, input{}, gate{}, dGated{};
       if (real) {
@@ -125,17 +119,16 @@ class ScanBack {
         gate = octetAt(m_forward.expanded + (2 * at + 1) * m_forward.channels + channel);
         dGated = octetAt(a.dConvolved + at * m_forward.channels + channel);
       }
-      float bias[8], delta[8], inputs[8], dy[8];
-      loadEight(m_forward.dtBias + channel, bias);
+      float delta[8], inputs[8], dy[8];
+      takeDeltas(raw, m_forward.dtBias + channel, real ? 1.0f : 0.0f, delta);
 #pragma unroll
       for (int k = 0; k < 8; ++k) {
-        delta[k] = counts * softplus(raw[k] + bias[k]);
         inputs[k] = input[k];
         dy[k] = dGated[k] * silu(gate[k]);
       }
-      storeEight(m_tile.delta[row] + column(), delta);
-      storeEight(m_tile.input[row] + column(), inputs);
-      storeEight(m_tile.dy[row] + column(), dy);
+      storeEight(m_tile.delta[row] + Share::column(), delta);
+      storeEight(m_tile.input[row] + Share::column(), inputs);
+      storeEight(m_tile.dy[row] + Share::column(), dy);
     }
   }
 
@@ -289,19 +282,18 @@ class ScanBack {
   }
 
   __device__ void write(std::uint32_t first) const {
-    const std::uint32_t channel = m_first + column();
+    const std::uint32_t channel = m_first + Share::column();
 #pragma unroll 1
-    for (int row = static_cast<int>(threadIdx.x) / kRowThreads; row < Tile::kTokens;
-         row += kRowStep) {
+    for (int row = Share::row(); row < Tile::kTokens; row += Share::kRows) {
       if (first + row >= m_forward.tokens) return;
       const std::size_t at = m_forward.firstRow() + first + row;
       const Octet<Value> gate =
           octetAt(m_forward.expanded + (2 * at + 1) * m_forward.channels + channel);
       const Octet<Value> dGated = octetAt(a.dConvolved + at * m_forward.channels + channel);
       float delta[8], input[8], y[8];
-      loadEight(m_tile.delta[row] + column(), delta);
-      loadEight(m_tile.input[row] + column(), input);
-      loadEight(m_tile.dy[row] + column(), y);
+      loadEight(m_tile.delta[row] + Share::column(), delta);
+      loadEight(m_tile.input[row] + Share::column(), input);
+      loadEight(m_tile.dy[row] + Share::column(), y);
       Octet<Value> dDelta, dInput, gated, dGate;
 #pragma unroll
       for (int k = 0; k < 8; ++k) {

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/training/sums.cuh"
 #include "kernels/cuda/training/weights.h"
 
@@ -11,10 +12,6 @@ namespace {
 constexpr unsigned kThreads = 256;
 constexpr std::uint32_t kUnfoldRows = 64;  ///< of a block
 static_assert(kTensorGrain == 4 * kThreads);
-
-unsigned blocksFor(std::size_t count, std::size_t each) {
-  return static_cast<unsigned>((count + each - 1) / each);
-}
 
 /// A copy of a matrix for the products, times the weight of the norm before it.
 template <class Value>
