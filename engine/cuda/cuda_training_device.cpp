@@ -48,6 +48,15 @@ std::size_t freeMemory(int device) {
 
 }  // namespace
 
+std::string CudaTrainingDevice::problemOf(int device) {
+  return onDevice(device, [&]() -> std::string {
+    const cuda::DeviceDescription found = cuda::describeDevice(device);
+    if (found.major >= 8) return {};  // bfloat16 products, and shared memory for the scan
+    return found.name + " has compute capability " + std::to_string(found.major) + "." +
+           std::to_string(found.minor) + ", training needs 8.0";
+  });
+}
+
 CudaTrainingDevice::CudaTrainingDevice(const ParameterLayout& layout,
                                        std::span<const float> parameters, const Options& options)
     : m_layout(layout), m_options(options) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "engine/model/model.h"
@@ -31,6 +32,9 @@ class CudaTrainingDevice : public TrainingDevice {
     /// more is computed again in the backward pass.
     std::size_t memory = 0;
   };
+
+  /// Why a device does not train, or nothing.
+  static std::string problemOf(int device);
 
   /// The layout must outlive it. Throws DeviceError; RequestError for a shape the kernels do not
   /// take.

@@ -23,18 +23,23 @@ ChosenTrainingDevice makeTrainingDevice(const ParameterLayout& layout,
       throw DeviceError("CUDA is not usable here: " + choice.reason);
     if (wanted == DeviceKind::Auto) reason = choice.reason;
 #ifdef MB_HAVE_CUDA
-    if (choice.hasCuda())
-      return {std::make_unique<CudaTrainingDevice>(
-                  layout, parameters,
-                  CudaTrainingDevice::Options{.device = wanted == DeviceKind::Auto
-                                                            ? choice.devices[1].cudaDevice
-                                                            : options.device.cudaDevice,
-                                              .streams = options.streams,
-                                              .segment = options.segment,
-                                              .precision = options.device.precision,
-                                              .averages = options.averages,
-                                              .memory = options.memory}),
-              reason};
+    if (choice.hasCuda()) {
+      const bool isAuto = wanted == DeviceKind::Auto;
+      const int device = isAuto ? choice.devices[1].cudaDevice : options.device.cudaDevice;
+      const std::string problem = CudaTrainingDevice::problemOf(device);
+      if (problem.empty())
+        return {std::make_unique<CudaTrainingDevice>(
+                    layout, parameters,
+                    CudaTrainingDevice::Options{.device = device,
+                                                .streams = options.streams,
+                                                .segment = options.segment,
+                                                .precision = options.device.precision,
+                                                .averages = options.averages,
+                                                .memory = options.memory}),
+                reason};
+      if (!isAuto) throw DeviceError(problem);
+      reason = problem;
+    }
 #endif
   }
   return {std::make_unique<CpuTrainingDevice>(layout, std::move(parameters), options.streams, pool),
