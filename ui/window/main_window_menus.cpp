@@ -13,7 +13,6 @@
 #include "ui/panels/next_byte_panel.h"
 #include "ui/panels/perplexity_panel.h"
 #include "ui/panels/state_panel.h"
-#include "ui/panels/train_panel.h"
 #include "ui/text/find_bar.h"
 #include "ui/text/text_panel.h"
 #include "ui/window/dialogs.h"
