@@ -85,12 +85,22 @@ void Session::replace(std::size_t at, std::size_t removed, ByteView inserted,
   m_editedAt = at;
   if (m_cursor.position() > at || m_cursor.hasPending()) {
     m_snapshots.truncate(at);
-    m_cursor.restart();
-    try {
-      if (const Snapshot* snapshot = m_snapshots.nearest(at)) m_cursor.restart(*snapshot);
-    } catch (const DeviceError&) {
-      // Reading from the beginning will meet what is wrong with the device.
-    }
+    goBack(at);
+  }
+}
+
+void Session::forgetScores(std::size_t from) {
+  m_scored = std::min(m_scored, from);
+  if (m_cursor.position() > from) goBack(from);
+}
+
+/// Takes the cursor to `at` or before.
+void Session::goBack(std::size_t at) {
+  m_cursor.restart();
+  try {
+    if (const Snapshot* snapshot = m_snapshots.nearest(at)) m_cursor.restart(*snapshot);
+  } catch (const DeviceError&) {
+    // Reading from the beginning will meet what is wrong with the device.
   }
 }
 

@@ -60,6 +60,8 @@ class Session : private GenerationSink {
 
   /// Bytes whose scores are up to date.
   std::size_t scored() const { return m_scored; }
+  /// The scores from there on did not arrive: they are to be made again.
+  void forgetScores(std::size_t from);
   /// Scores up to `most` bytes more. True when the whole text is done. Throws Stopped.
   bool scoreSome(std::size_t most, SessionListener& listener, std::stop_token stop);
   /// Scores whatever is not up to date. Throws Stopped; a later call resumes.
@@ -96,6 +98,7 @@ class Session : private GenerationSink {
   void wrote(std::span<const ByteRecord> records) override;
   void finishedRound(const RoundRecord& round) override;
   void keepSnapshot();
+  void goBack(std::size_t at);
   bool speculates(const GenerationSettings& settings) const;
   ChunkRequest request(std::stop_token stop) const;
   std::size_t nextChunk() const;

@@ -87,6 +87,15 @@ std::optional<WritingOptions> writtenOf(const nlohmann::json& run,
   return written;
 }
 
+constexpr std::string_view kDeviceNames[] = {"cpu", "cuda", "auto"};  ///< by DeviceKind
+
+DeviceKind deviceNamed(std::string_view name, const std::filesystem::path& file) {
+  const auto found = std::ranges::find(kDeviceNames, name);
+  if (found == std::end(kDeviceNames))
+    throw FormatError(file, "train_on", "cpu, cuda or auto", std::string(name));
+  return static_cast<DeviceKind>(found - std::begin(kDeviceNames));
+}
+
 /// What is trained: a model to go on from, or a shape to begin anew; and what its tokens are.
 TrainingMaterial shapeAndTokenizer(const TrainingPlan& plan) {
   TrainingMaterial material;
@@ -132,10 +141,6 @@ void holdOut(const TrainingPlan& plan, TrainingMaterial& material) {
 
 }  // namespace
 
-bool canTrainOn(DeviceKind kind) {
-  return kind == DeviceKind::Cpu;
-}
-
 nlohmann::json describe(const TrainingPlan& plan) {
   std::vector<std::string> files;
   for (const std::filesystem::path& file : plan.files)
@@ -160,7 +165,10 @@ nlohmann::json describe(const TrainingPlan& plan) {
           {"validation_tokens", plan.validationTokens},
           {"sample_tokens", plan.sampleTokens},
           {"sample_prompt", plan.samplePrompt},
-          {"threads", plan.threads}};
+          {"threads", plan.threads},
+          {"train_on", kDeviceNames[static_cast<std::size_t>(plan.device.kind)]},
+          {"cuda_device", plan.device.cudaDevice},
+          {"memory", plan.memory}};
 }
 
 TrainingPlan planToResume(const std::filesystem::path& folder) {
@@ -197,6 +205,9 @@ TrainingPlan planToResume(const std::filesystem::path& folder) {
   plan.validationTokens = from.size("validation_tokens", 0, kAny);
   plan.sampleTokens = from.size("sample_tokens", 0, kAny);
   plan.threads = from.size("threads", 0, kAny);
+  plan.device.kind = deviceNamed(from.text("train_on", "cpu"), file);
+  plan.device.cudaDevice = static_cast<int>(from.size("cuda_device", 0, 1024, 0));
+  plan.memory = from.size("memory", 0, kAny, 0);
   const Checkpoint checkpoint(Trainer::newest(folder / "checkpoint"));
   plan.shape = checkpoint.config();
   plan.tokenizer = checkpoint.tokenizerFile();

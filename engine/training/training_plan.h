@@ -55,9 +55,6 @@ struct TrainingPlan {
   std::size_t memory = 0;   ///< bytes of a device to stay within if possible; 0: all
 };
 
-/// Whether training runs on that device yet.
-bool canTrainOn(DeviceKind kind);
-
 /// The plan as run.json holds it.
 nlohmann::json describe(const TrainingPlan& plan);
 /// The plan that goes on with the run in a folder, whatever became of the model it began with.

@@ -233,6 +233,15 @@ class TrainingSessionTest : public QObject {
     broken = run;
     broken.erase("validations");
     QVERIFY(refused(broken, "validations"));
+    broken = run;
+    broken["train_on"] = "abacus";
+    QVERIFY(refused(broken, "cpu, cuda or auto"));
+    run["train_on"] = "cuda";
+    run["cuda_device"] = 3;
+    writeFile(place.folder / "run/run.json", run.dump());
+    const TrainingPlan again = planToResume(place.folder / "run");
+    QVERIFY(again.device.kind == DeviceKind::Cuda);
+    QCOMPARE(again.device.cudaDevice, 3);
     QVERIFY(refused(nlohmann::json::array(), "run"));
     QVERIFY(thrown<FileError>([&] { planToResume(place.folder / "none"); }));
   }

@@ -56,7 +56,8 @@ class EngineTalk {
   void edit(std::size_t at, std::size_t removed, ByteView inserted) {
     const std::vector<Origin> origins(inserted.size(), Origin::Prompt);
     m_worker.post(ui::EditText{++revision, text.size(), at, removed,
-                               Bytes(inserted.begin(), inserted.end()), origins});
+                               Bytes(inserted.begin(), inserted.end()), origins,
+                               heard.records.size()});
     const auto place = text.begin() + static_cast<std::ptrdiff_t>(at);
     text.insert(text.erase(place, place + static_cast<std::ptrdiff_t>(removed)), inserted.begin(),
                 inserted.end());

@@ -237,6 +237,19 @@ class EngineWorkerTest : public QObject {
     QVERIFY2(talk.reported - before < 25 * 8000, "older edits were scored to the end");
   }
 
+  void scoresThatTheWindowDidNotTakeBeforeAnEditAreSentAgain() {
+    EngineTalk talk;
+    Random random(3);
+    start(talk, random.bytes(900));
+    const Byte a = 'a';
+    talk.edit(100, 1, {&a, 1});
+    waitUntilIdle();  // all is scored, and lies there
+    talk.edit(600, 1, {&a, 1});
+    TRY(talk, talk.isUpToDate());
+    QVERIFY(!talk.heard.gaps);
+    QVERIFY(sameRecords(talk.heard.records, Direct(talk.text).heard.records));
+  }
+
   void anEmptyTextCannotGoOn() {
     EngineTalk talk;
     start(talk, toBytes("x"));

@@ -260,6 +260,7 @@ void EngineWorker::perform(const EditText& command, std::stop_token) {
     Session& session = *m_session;
     session.replace(command.size, session.text().size(), {});
     session.replace(command.at, command.removed, command.inserted, command.origins);
+    session.forgetScores(command.known);
     m_upToDate = session.text().empty();
   }
   m_observe.reset();

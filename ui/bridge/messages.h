@@ -37,6 +37,9 @@ struct EditText {
   std::size_t removed = 0;
   Bytes inserted;
   std::vector<Origin> origins;  ///< of the inserted bytes
+  /// Bytes whose scores the window has. Those that are on their way to it will be dropped, since
+  /// they speak of an older revision, and are to be sent again.
+  std::size_t known = 0;
 };
 
 struct Generate {

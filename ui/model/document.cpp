@@ -127,6 +127,7 @@ void Document::apply(std::size_t at, std::size_t removed, std::span<const ByteRe
   edit.size = size();
   edit.at = at;
   edit.removed = removed;
+  edit.known = m_scoredTo;
   for (const ByteRecord& record : inserted) {
     edit.inserted.push_back(record.byte);
     edit.origins.push_back(record.origin);

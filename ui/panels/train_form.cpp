@@ -5,7 +5,6 @@
 #include <QHBoxLayout>
 #include <QLabel>
 #include <QSpinBox>
-#include <QStandardItemModel>
 #include <QToolButton>
 #include <algorithm>
 
@@ -130,16 +129,12 @@ void TrainForm::fillModels() {
   suggestRate();
 }
 
-/// Devices that training does not use yet are there, but cannot be chosen.
 void TrainForm::fillDevices(const std::vector<DeviceEntry>& devices) {
+  const int chosen = m_device->currentIndex();
+  m_devices = devices;
   m_device->clear();
-  for (const DeviceEntry& device : devices) {
-    m_device->addItem(QString::fromStdString(device.name));
-    if (canTrainOn(device.kind)) continue;
-    const int row = m_device->count() - 1;
-    m_device->setItemData(row, tr("Training does not run on GPUs yet"), Qt::ToolTipRole);
-    static_cast<QStandardItemModel*>(m_device->model())->item(row)->setEnabled(false);
-  }
+  for (const DeviceEntry& device : devices) m_device->addItem(QString::fromStdString(device.name));
+  m_device->setCurrentIndex(std::clamp(chosen, 0, m_device->count() - 1));
 }
 
 void TrainForm::suggestRate() {
@@ -182,6 +177,10 @@ TrainingPlan TrainForm::plan() const {
     const auto& [width, layers] = kShapes[model - m_models.size()];
     plan.shape = shapeOf(width, layers, kByteVocabulary);
   }
+  const DeviceEntry& device = m_devices[static_cast<std::size_t>(m_device->currentIndex())];
+  plan.device.kind = device.kind;
+  plan.device.cudaDevice = device.cudaDevice;
+  plan.memory = (device.memory.total - device.memory.used) / 2;  // models write on it, too
   plan.options.learningRate = m_rate->currentData().toDouble();
   double reports = kReportSecondsOfSteps;
   if (static_cast<Budget>(m_unit->currentData().toInt()) == Budget::Minutes) {

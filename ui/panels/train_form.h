@@ -50,6 +50,7 @@ class TrainForm : public QWidget {
   Choice* m_rate;
   QStringList m_files;
   std::vector<DescribedModel> m_models;  ///< that are open
+  std::vector<DeviceEntry> m_devices;
 };
 
 }  // namespace mb::ui
