@@ -12,6 +12,16 @@ namespace mb {
 using cpu::Range;
 using cpu::share;
 
+namespace {
+
+/// Brings the values to the host, so that threads can share them.
+void prepareForThreads(const State& from, State& to) {
+  from.values();
+  to.values();
+}
+
+}  // namespace
+
 struct CpuRunner::Step {
   const State& from;
   State& to;
@@ -60,8 +70,7 @@ void CpuRunner::advance(const State& from, State& to, TokenView tokens,
     m_meanDecay = Rows(m_capacity, inner);
     m_tapGroups = AlignedArray<float>(config.layers * m_capacity * inner / kBlockRows * kTapKinds);
   }
-  from.values();  // brought to the host before the threads start
-  to.values();
+  prepareForThreads(from, to);
   Step step{from, to, tokens, request};
   m_pool->run([&](std::size_t member) { runMember(step, member); });
   if (step.stopped) throw Stopped();
@@ -246,6 +255,7 @@ void CpuRunner::rewind(const State& from, State& to, std::size_t kept) {
     to = from;
     return;
   }
+  prepareForThreads(from, to);
   m_pool->run([&](std::size_t member) {
     const Range channels = channelRange(member);
     for (std::size_t layer = 0; layer < m_weights->layers.size(); ++layer) {

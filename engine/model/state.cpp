@@ -74,8 +74,9 @@ std::span<const float> State::values() const {
 
 std::span<float> State::values() {
   std::as_const(*this).values();
-  m_untouched = false;
-  if (m_device) m_device.reset();  // without one, threads may share the values
+  // Once a thread has asked, others may share the values: nothing is written any more.
+  if (m_untouched) m_untouched = false;
+  if (m_device) m_device.reset();
   return m_values.span();
 }
 

@@ -23,6 +23,7 @@ namespace {
 
 constexpr int kBarHeight = 8;
 constexpr int kLeastHeight = 120;
+constexpr int kLeastPlotHeight = 120;
 
 /// "1 min 20 s"
 QString duration(double seconds) {
@@ -124,6 +125,7 @@ QWidget* TrainPanel::makeProgress() {
   m_status->setAlignment(Qt::AlignLeft | Qt::AlignVCenter);
   m_status->setProperty("role", "dim");
   m_plot = new TrainPlot(m_link.history(), m_theme, progress);
+  m_plot->setMinimumHeight(kLeastPlotHeight);
   m_samples = new TrainSamples(m_link.history(), progress);
   column->addWidget(m_status);
   column->addWidget(m_bar);
