@@ -2,7 +2,8 @@
 
 #include "kernels/cuda/chunk.h"
 #include "kernels/cuda/chunk_stages.cuh"
-#include "kernels/cuda/step.cuh"
+#include "kernels/cuda/step_head.cuh"
+#include "kernels/cuda/step_stages.cuh"
 
 namespace mb::cuda {
 

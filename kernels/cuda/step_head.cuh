@@ -1,0 +1,76 @@
+// The logits behind a single token, and drawing the next from them.
+#pragma once
+
+#include "kernels/cuda/step_products.cuh"
+
+namespace mb::cuda {
+
+template <int PAIRS>
+__device__ void Step<PAIRS>::writeLogits() {
+  const int tileRows = static_cast<int>(m_block.headTiles.count);
+  const bool sendsAll = everyThreadHasALogit(a.size);
+  Best best;
+#pragma unroll 1
+  for (int panel = 0; panel < tileRows; panel += kPanel) {
+    const int height = min(kPanel, tileRows - panel);
+    product(inputPackets(), m_modelTiles, height, true);
+    const std::uint32_t id = (m_block.headTiles.begin + panel) * 16 + threadIdx.x;
+    if (static_cast<int>(threadIdx.x) >= height * 16 || id >= a.size.vocabulary) continue;
+    const float logit = fmaf(total(threadIdx.x), m_scale, 0.0f);
+    a.logits[static_cast<std::size_t>(m_pass) * a.size.vocabulary + id] = logit;
+    best.take(logit, static_cast<int>(id));
+    if (!drawsNext() || !sendsAll) continue;
+    for (int i = 0; i < kInputCopies; ++i)
+      send(reinterpret_cast<uint2*>(a.packets + m_packets.logits + i * m_packets.logitsSize) + id,
+           __float_as_uint(logit), m_sequence);
+  }
+  if (drawsNext() && !sendsAll && tileRows > 0) sendBest(best);
+}
+
+/// Tells those who draw which of the block's tokens is the most probable.
+template <int PAIRS>
+__device__ void Step<PAIRS>::sendBest(const Best& mine) {
+  const Best best = bestOfBlock(mine, *m_drawMemory);
+  if (threadIdx.x >= kInputCopies) return;
+  send(a.packets + m_packets.logits + threadIdx.x * m_packets.logitsSize + blockIdx.x,
+       __float_as_uint(best.logit), static_cast<std::uint32_t>(best.token), m_sequence);
+}
+
+/// The next token. Every block that needs it draws it, from the same logits.
+template <int PAIRS>
+__device__ int Step<PAIRS>::draw() {
+  const uint4* from =
+      a.packets + m_packets.logits + blockIdx.x % kInputCopies * m_packets.logitsSize;
+  const int token = everyThreadHasALogit(a.size) ? drawFromAll(from) : takeBest(from);
+  if (blockIdx.x == gridDim.x - 1 && threadIdx.x == 0) a.drawn[m_pass] = token;
+  return token;
+}
+
+template <int PAIRS>
+__device__ int Step<PAIRS>::drawFromAll(const uint4* logits) {
+  const int vocabulary = static_cast<int>(a.size.vocabulary);
+  const uint2* at =
+      reinterpret_cast<const uint2*>(logits) + min(static_cast<int>(threadIdx.x), vocabulary - 1);
+  uint2 logit;
+  await([&] {
+    logit = look(at);
+    return isOf(logit, m_sequence);
+  });
+  return drawToken(a.drawing, vocabulary, __uint_as_float(logit.x),
+                   static_cast<float>(a.drawing.points[m_pass]), *m_drawMemory);
+}
+
+/// The most probable token, of those that the blocks found among theirs.
+template <int PAIRS>
+__device__ int Step<PAIRS>::takeBest(const uint4* bests) {
+  const bool has = threadIdx.x < gridDim.x && a.blocks[threadIdx.x].headTiles.count > 0;
+  uint4 best = {};
+  await([&] {
+    if (has) best = look(bests + threadIdx.x);
+    return !has || isOf(best, m_sequence);
+  });
+  const Best mine = has ? Best{__uint_as_float(best.x), static_cast<int>(best.z)} : Best{};
+  return bestOfBlock(mine, *m_drawMemory).token;
+}
+
+}  // namespace mb::cuda

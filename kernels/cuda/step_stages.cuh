@@ -1,0 +1,277 @@
+// The stages of a layer on a single token and the channels of one block.
+#pragma once
+
+#include "kernels/cuda/math.cuh"
+#include "kernels/cuda/scan_sums.cuh"
+#include "kernels/cuda/step_products.cuh"
+
+namespace mb::cuda {
+
+// Row o of in_proj's panel is channel o / 16 · 8 + o % 8 of the block, u where o % 16 < 8 and z
+// behind. In every warp lane o % 32 keeps row o, so a lane pair of groups fills a warp.
+
+/// Starts what can be loaded before the layer's input is known, and takes the channels' record.
+template <int PAIRS>
+__device__ void Step<PAIRS>::fetch(int layer) {
+  const float* state = m_stateIn + stateOffset(a, layer);
+  const int inner = static_cast<int>(a.layout.paddedInner);
+#pragma unroll
+  for (int pair = 0; pair < PAIRS; ++pair) {
+    const int channel = pair * 16 + m_lane / 16 * 8 + m_lane % 8;
+#pragma unroll
+    for (int i = 0; i < kTaps - 1; ++i)
+      m_history[pair][i] =
+          channel < m_own ? __ldcg(state + (kStates + i) * inner + m_channelBegin + channel) : 0.0f;
+  }
+  const int channel = m_warp * 4 + m_lane / kScanLanes;
+  if (channel < m_own) {
+    const int global = m_channelBegin + channel;
+    const float* from = state + global / 16 * 16 * kStates + global % 16;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) m_state[i] = __ldcg(from + (m_lane % kScanLanes * 2 + i) * 16);
+  }
+
+  m_record = m_bothRecords + (m_recordTurn ^= 1) * kFields * a.channels;
+  const int tiles = static_cast<int>(m_block.recordTiles);
+  const int size = kFields * m_channels;
+  m_reader.hold(m_cursor, m_cursor + tiles - 1);
+  for (int t = m_warp; t < tiles; t += kComputeWarps) {
+    const int at = t * 128 + m_lane * 4;
+    if (at < size) *reinterpret_cast<uint4*>(m_record + at) = m_reader.tile(m_cursor + t);
+  }
+  m_cursor += tiles;
+}
+
+/// u' = SiLU(conv(u)) and SiLU(z), in every warp alike; the first moves the convolution's memory.
+template <int PAIRS>
+__device__ void Step<PAIRS>::convolve(int layer) {
+  const int inner = static_cast<int>(a.layout.paddedInner);
+  float* memory = m_stateOut + stateOffset(a, layer) + kStates * inner + m_channelBegin;
+  const bool isGate = m_lane % 16 >= 8;
+#pragma unroll
+  for (int pair = 0; pair < PAIRS; ++pair) {
+    const int channel = pair * 16 + m_lane / 16 * 8 + m_lane % 8;
+    m_mixed[pair] = 0;
+    if (channel >= m_own) continue;
+    const float value =
+        fmaf(total(pair * 32 + m_lane), m_scale, record(isGate ? kInBiasZ : kInBiasU)[channel]);
+    float sum = record(kConvBias)[channel];
+#pragma unroll
+    for (int tap = 0; tap < kTaps; ++tap)
+      sum = fmaf(record(kConvWeights + tap)[channel],
+                 tap < kTaps - 1 ? m_history[pair][tap] : value, sum);
+    m_mixed[pair] = silu(isGate ? value : sum);
+    if (m_warp != 0 || isGate) continue;
+#pragma unroll
+    for (int i = 0; i < kTaps - 1; ++i)
+      memory[i * inner + channel] = i < kTaps - 2 ? m_history[pair][i + 1] : value;
+  }
+}
+
+/// This block's part of [δ, B, C] = W_x u'.
+template <int PAIRS>
+__device__ void Step<PAIRS>::project() {
+  const int tileRows = static_cast<int>(projectedRows(a.size)) / 16;
+  const int columnTiles = m_channels / 16;
+  m_reader.hold(m_cursor, m_cursor + columnTiles * tileRows - 1);
+  uint2 b[PAIRS];
+#pragma unroll
+  for (int pair = 0; pair < PAIRS; ++pair) {
+    const int from = m_lane % 4 * 2;
+    const SplitPair near =
+        split(__shfl_sync(~0u, m_mixed[pair], from), __shfl_sync(~0u, m_mixed[pair], from + 1));
+    const SplitPair far = split(__shfl_sync(~0u, m_mixed[pair], from + 16),
+                                __shfl_sync(~0u, m_mixed[pair], from + 17));
+    const bool low = m_lane / 4 % 2 == 1;
+    b[pair] = {low ? near.low : near.high, low ? far.low : far.high};
+  }
+#pragma unroll 1
+  for (int row = m_warp; row < tileRows; row += kComputeWarps) {
+    float sums[4] = {};
+#pragma unroll
+    for (int pair = 0; pair < PAIRS; ++pair)
+      if (pair < columnTiles)
+        multiply(sums, m_reader.tile(m_cursor + pair * tileRows + row), b[pair]);
+    const float near = sums[0] + sums[1];
+    const float far = sums[2] + sums[3];
+    const float nextNear = __shfl_down_sync(~0u, near, 4);
+    const float nextFar = __shfl_down_sync(~0u, far, 4);
+    if (m_lane % 8 != 0) continue;
+    uint4* to = a.packets + m_packets.partials + (row * 8 + m_lane / 8) * gridDim.x + blockIdx.x;
+    send(to, __float_as_uint(near), __float_as_uint(nextNear), m_sequence);
+    send(to + 4 * gridDim.x, __float_as_uint(far), __float_as_uint(nextFar), m_sequence);
+  }
+  m_cursor += columnTiles * tileRows;
+}
+
+/// Adds the blocks' parts of a few pairs of rows, a warp a pair, and tells everyone.
+template <int PAIRS>
+__device__ void Step<PAIRS>::addPartials() {
+  const int pairs = static_cast<int>(projectedRows(a.size)) / 2;
+  const int rankPairs = static_cast<int>(tilesFor(a.size.dtRank)) * 8;
+  constexpr int kLooks = 5;
+  int warp = kComputeWarps - 1;  // the last ones have least to do
+#pragma unroll 1
+  for (int pair = blockIdx.x; pair < pairs; pair += gridDim.x) {
+    const bool mine = m_warp == warp;
+    warp = warp == 0 ? kComputeWarps - 1 : warp - 1;
+    if (!mine) continue;
+    const uint4* parts = a.packets + m_packets.partials + pair * gridDim.x;
+    float first = 0;
+    float second = 0;
+#pragma unroll 1
+    for (int begin = 0; begin < a.mixingBlocks; begin += 32 * kLooks) {
+      uint4 seen[kLooks];
+      await([&] {
+        bool there = true;
+#pragma unroll
+        for (int i = 0; i < kLooks; ++i)
+          seen[i] = look(parts + min(begin + i * 32 + m_lane, a.mixingBlocks - 1));
+#pragma unroll
+        for (int i = 0; i < kLooks; ++i) there &= isOf(seen[i], m_sequence);
+        return there;
+      });
+#pragma unroll
+      for (int i = 0; i < kLooks; ++i) {
+        if (begin + i * 32 + m_lane >= a.mixingBlocks) break;
+        first += __uint_as_float(seen[i].x);
+        second += __uint_as_float(seen[i].z);
+      }
+    }
+    first = sumOfWarp(first);
+    second = sumOfWarp(second);
+    uint4* copy =
+        a.packets + m_packets.selected + m_lane % kSelectedCopies * m_packets.selectedSize;
+    if (pair >= rankPairs) {
+      if (m_lane < kSelectedCopies)
+        send(copy + pair, __float_as_uint(first), __float_as_uint(second), m_sequence);
+    } else if (m_lane < 2 * kSelectedCopies) {
+      const SplitPair parted = split(first, second);
+      const bool low = m_lane >= kSelectedCopies;
+      auto* to = reinterpret_cast<uint2*>(copy + pair / 8 * kPacketsOfTile + pair % 4 + low * 4);
+      send(to + pair % 8 / 4, low ? parted.low : parted.high, m_sequence);
+    }
+  }
+}
+
+/// Δ = softplus(W_dt δ + b_dt), s = Ā ⊙ s + (Δ ⊙ u') ⊗ B, y = s C + D ⊙ u', gated with SiLU(z). A
+/// warp takes four channels, and eight lanes a channel's states.
+template <int PAIRS>
+__device__ void Step<PAIRS>::scan(int layer) {
+  const int rankTiles = static_cast<int>(tilesFor(a.size.dtRank));
+  const int tileRows = m_channels / 16;
+  const int matrix = m_cursor;
+  m_cursor += rankTiles * tileRows;
+  m_reader.hold(matrix, m_cursor - 1);
+  if (m_warp * 4 >= m_own) return;
+
+  constexpr int kLooks = kStepRankTiles / 4;
+  const int q = m_lane % kScanLanes;
+  const uint4* delta =
+      a.packets + m_packets.selected + blockIdx.x % kSelectedCopies * m_packets.selectedSize;
+  const uint4* selected = delta + rankTiles * kPacketsOfTile;
+  uint4 seen[kLooks];
+  uint4 b;
+  uint4 c;
+  await([&] {
+#pragma unroll
+    for (int i = 0; i < kLooks; ++i)
+      if (i * 4 < rankTiles)
+        seen[i] =
+            look(delta + min(i * 4 + m_lane / kPacketsOfTile, rankTiles - 1) * kPacketsOfTile +
+                 m_lane % kPacketsOfTile);
+    b = look(selected + q);
+    c = look(selected + kStates / 2 + q);
+    bool there = isOf(b, m_sequence) && isOf(c, m_sequence);
+#pragma unroll
+    for (int i = 0; i < kLooks; ++i)
+      if (i * 4 < rankTiles) there &= isOf(seen[i], m_sequence);
+    return there;
+  });
+  float sums[4] = {};
+#pragma unroll
+  for (int i = 0; i < kStepRankTiles; ++i) {
+    if (i >= rankTiles) break;
+    multiply(sums, m_reader.tile(matrix + i * tileRows + m_warp / 4),
+             operandOf(seen[i / 4], i % 4));
+  }
+
+  const int channel = m_warp * 4 + m_lane / kScanLanes;
+  const bool isFar = channel % 16 >= 8;
+  const float rank =
+      __shfl_sync(~0u, isFar ? sums[2] + sums[3] : sums[0] + sums[1], channel % 8 * 4);
+  // Not by m_warp / 4 == pair, from which the compiler makes an index, and memory of registers.
+  float mixed = m_mixed[PAIRS - 1];
+#pragma unroll
+  for (int pair = PAIRS - 2; pair >= 0; --pair)
+    if (m_warp < (pair + 1) * 4) mixed = m_mixed[pair];
+  const int from = channel % 16 / 8 * 16 + channel % 8;
+  const float u = __shfl_sync(~0u, mixed, from);
+  const float gate = __shfl_sync(~0u, mixed, from + 8);
+
+  const float step = softplus(rank + record(kDtBias)[channel]);
+  const float gained = step * u;
+  const float rows[2] = {__uint_as_float(b.x), __uint_as_float(b.z)};
+  const float columns[2] = {__uint_as_float(c.x), __uint_as_float(c.z)};
+  ScanSums scanned;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const float kept = power2(step * record(kConvWeights + kTaps + 2 * q + i)[channel]);
+    scanned.advance(m_state[i], kept, gained, rows[i], columns[i]);
+  }
+  scanned.addLanes(a.taps != nullptr);
+  const float gated = fmaf(record(kSkip)[channel], u, scanned.y) * gate;
+  const float next = __shfl_down_sync(~0u, gated, kScanLanes);
+  const int global = m_channelBegin + channel;
+  if (channel % 2 == 0 && q < 2) {
+    const SplitPair parted = split(gated, next);
+    auto* to = reinterpret_cast<uint2*>(a.packets + m_packets.output +
+                                        global / 16 * kPacketsOfTile + global % 8 / 2 + q * 4);
+    send(to + global % 16 / 8, q == 0 ? parted.high : parted.low, m_sequence);
+  }
+  float* to = m_stateOut + stateOffset(a, layer) + global / 16 * 16 * kStates + global % 16;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) to[(2 * q + i) * 16] = m_state[i];
+  if (a.taps && q == 0) {
+    const int inner = static_cast<int>(a.layout.paddedInner);
+    float* tap = a.taps +
+                 (static_cast<std::size_t>(layer) * a.capacity + m_pass) * kTapKinds * inner +
+                 global;
+    scanned.writeTaps(tap, inner, step, kStates);
+  }
+}
+
+/// Adds the block's rows of W_out y to its part of the residual.
+template <int PAIRS>
+__device__ void Step<PAIRS>::contract() {
+  product(a.packets + m_packets.output, static_cast<int>(a.size.inner) / 16, m_block.outTiles.count,
+          false);
+  if (m_warp < m_block.outTiles.count) m_residual += total(m_warp * 16 + m_lane % 16);
+}
+
+/// Tells the others what the next norm and product take.
+template <int PAIRS>
+__device__ void Step<PAIRS>::publish() {
+  const float scaled = m_residual * m_normWeight;
+  const float next = __shfl_down_sync(~0u, scaled, 1);
+  float squares = m_residual * m_residual;
+  for (int offset = 8; offset > 0; offset /= 2) squares += __shfl_xor_sync(~0u, squares, offset);
+  const std::uint32_t tile = m_block.outTiles.begin + m_warp;
+  const SplitPair parted = split(scaled, next);
+  // Lanes of the lower half have the same values as those of the upper: they serve other copies.
+  uint4* copy = a.packets + m_packets.input + m_lane / 16 * m_packets.inputSize;
+#pragma unroll
+  for (int i = 0; i < kInputCopies; i += 2, copy += 2 * m_packets.inputSize) {
+    if (m_lane % 2 == 0) {
+      auto* to =
+          reinterpret_cast<uint2*>(copy + tile * kPacketsOfTile + m_lane % 8 / 2) + m_lane % 16 / 8;
+      send(to, parted.high, m_sequence);
+      send(to + 8, parted.low, m_sequence);  // 4 packets on
+    }
+    if (m_lane % 16 == 0)
+      send(reinterpret_cast<uint2*>(copy + m_modelTiles * kPacketsOfTile) + tile,
+           __float_as_uint(squares), m_sequence);
+  }
+}
+
+}  // namespace mb::cuda
