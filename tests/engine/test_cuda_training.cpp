@@ -11,6 +11,7 @@
 #include "tests/support/random_values.h"
 #include "tests/support/test_models.h"
 #include "tests/support/thrown.h"
+#include "tests/support/training_runs.h"
 
 using namespace mb;
 using namespace mb::test;
@@ -155,12 +156,6 @@ Trainer trainerOnCuda(const ParameterLayout& layout, TokenView text, const Train
                  options,
                  onCuda(layout, initialParameters(layout, seed), options.streams, options.segment,
                         kRounded, 0, options.ema > 0));
-}
-
-std::vector<double> lossesOf(Trainer& trainer, std::uint64_t end) {
-  std::vector<double> losses;
-  while (trainer.steps() < end) losses.push_back(trainer.step({}).bits);
-  return losses;
 }
 
 }  // namespace
@@ -326,13 +321,7 @@ class CudaTrainingTest : public QObject {
     QVERIFY2(bits < 0.05, qPrintable(QString::number(bits)));
   }
 
-  void goesOnExactly_data() {
-    QTest::addColumn<bool>("carry");
-    QTest::addColumn<double>("ema");
-    QTest::newRow("states carried") << true << 0.0;
-    QTest::newRow("anywhere in the text") << false << 0.0;
-    QTest::newRow("with a moving average") << true << 0.9;
-  }
+  void goesOnExactly_data() { addWaysToGoOn(); }
   void goesOnExactly() {
     QFETCH(bool, carry);
     QFETCH(double, ema);

@@ -10,6 +10,7 @@
 #include "tests/support/random_values.h"
 #include "tests/support/test_models.h"
 #include "tests/support/thrown.h"
+#include "tests/support/training_runs.h"
 
 using namespace mb;
 using namespace mb::test;
@@ -46,13 +47,6 @@ TrainingOptions few() {
   options.warmUp = 2;
   options.learningRate = 0.01;
   return options;
-}
-
-/// Losses of the steps up to `end`.
-std::vector<double> lossesOf(Trainer& trainer, std::uint64_t end) {
-  std::vector<double> losses;
-  while (trainer.steps() < end) losses.push_back(trainer.step({}).bits);
-  return losses;
 }
 
 std::vector<float> weightsOf(const Trainer& trainer) {
@@ -112,13 +106,7 @@ class TrainerTest : public QObject {
     QVERIFY2(bits < 2, qPrintable(QString::number(bits)));
   }
 
-  void goesOnExactly_data() {
-    QTest::addColumn<bool>("carry");
-    QTest::addColumn<double>("ema");
-    QTest::newRow("states carried") << true << 0.0;
-    QTest::newRow("anywhere in the text") << false << 0.0;
-    QTest::newRow("with a moving average") << true << 0.9;
-  }
+  void goesOnExactly_data() { addWaysToGoOn(); }
   void goesOnExactly() {
     QFETCH(bool, carry);
     QFETCH(double, ema);
