@@ -159,6 +159,8 @@ void addTrainingOptions(CLI::App& command, TrainArguments& arguments) {
   number("--weight-decay", options.weightDecay, 10, "Of AdamW");
   number("--beta1", options.beta1, 0.999999, "Of AdamW");
   number("--beta2", options.beta2, 0.999999, "Of AdamW");
+  number("--epsilon", options.epsilon, 1,
+         "Of AdamW; a smaller one lets small gradients move the weights too");
   number("--clip", options.clip, 1e9, "Largest norm of the gradient; 0 does not clip");
   number("--ema", options.ema, 0.999999,
          "What stays of the weights' moving average each step, which is then kept; 0 for none");
