@@ -3,13 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
-#include <unistd.h>
 #include <utility>
 
 #include "engine/cpu/cpu_model.h"
 #include "engine/error.h"
 #include "engine/evaluation/recipe_accuracy.h"
 #include "engine/export/run_export.h"
+#include "engine/file_io.h"
 #include "engine/training/sample.h"
 #include "engine/training/training_devices.h"
 
@@ -304,22 +304,10 @@ void TrainingSession::save() {
 }
 
 void TrainingSession::keep(const std::filesystem::path& folder) const {
-  std::error_code error;
-  if (std::filesystem::exists(folder) && !std::filesystem::is_empty(folder, error))
-    throw RequestError(folder.string() + ": expected a new or empty folder, found something in it");
-  const std::filesystem::path fresh = folder.string() + ".part" + std::to_string(::getpid());
-  try {
+  writeFolderAtomically(folder, [this](const std::filesystem::path& fresh) {
     writeModel(fresh, *m_layout, m_trainer->kept());
     if (!m_material.tokenizerFile.empty()) keepTokenizer(m_material.tokenizerFile, fresh);
-    std::filesystem::remove(folder);
-    std::filesystem::rename(fresh, folder);
-  } catch (const std::filesystem::filesystem_error& failure) {
-    std::filesystem::remove_all(fresh, error);
-    throw FileError(folder, "cannot be put in place: " + failure.code().message());
-  } catch (const Error&) {
-    std::filesystem::remove_all(fresh, error);
-    throw;
-  }
+  });
 }
 
 }  // namespace mb
