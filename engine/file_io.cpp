@@ -128,6 +128,12 @@ void writeFileAtomically(const std::filesystem::path& file, std::string_view tex
   writeFileAtomically(file, std::span(&part, 1));
 }
 
+void makeFolder(const std::filesystem::path& folder) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error) throw FileError(folder, "cannot be made: " + error.message());
+}
+
 void expectNewOrEmptyFolder(const std::filesystem::path& folder) {
   std::error_code error;
   const auto status = std::filesystem::status(folder, error);
@@ -149,8 +155,7 @@ void writeFolderAtomically(const std::filesystem::path& wanted,
   const Leftover fresh(temporaryFor(folder));
   std::error_code error;
   std::filesystem::remove_all(fresh.path, error);  // of a process that was killed
-  std::filesystem::create_directories(fresh.path, error);
-  if (error) throw FileError(folder, "cannot be made: " + error.message());
+  makeFolder(fresh.path);
   fill(fresh.path);
   std::filesystem::rename(fresh.path, folder, error);
   if (error) throw FileError(folder, "cannot be put in place: " + error.message());

@@ -23,6 +23,9 @@ using ByteSink = std::function<void(std::span<const std::byte>)>;
 void writeFileAtomically(const std::filesystem::path& file,
                          const std::function<void(const ByteSink&)>& produce);
 
+/// With the folders above it, where they are missing. Throws FileError.
+void makeFolder(const std::filesystem::path& folder);
+
 /// Throws RequestError unless nothing has that name or it is an empty folder.
 void expectNewOrEmptyFolder(const std::filesystem::path& folder);
 

@@ -84,7 +84,8 @@ std::vector<std::pair<std::string, Shape>> expectedTensors(const ModelConfig& co
 
 Checkpoint::Checkpoint(const std::filesystem::path& folder) : m_folder(folderOf(folder)) {
   const std::filesystem::path config = m_folder / "config.json";
-  m_config = parseModelConfig(readTextFile(config, kConfigLimit), config);
+  m_configText = readTextFile(config, kConfigLimit);
+  m_config = parseModelConfig(m_configText, config);
   readWeights();
   checkTensors();
 }

@@ -37,6 +37,8 @@ class Checkpoint : public WeightSource {
   Tensor tensor(const std::string& name, const Shape& shape) const override;
 
   const std::filesystem::path& folder() const { return m_folder; }
+  /// config.json as it was read.
+  const std::string& configText() const { return m_configText; }
   /// The weight files, in reading order.
   const std::vector<std::filesystem::path>& weightFiles() const { return m_weightFiles; }
   /// Type of the projection weights as stored.
@@ -52,6 +54,7 @@ class Checkpoint : public WeightSource {
   void checkTensors();
 
   std::filesystem::path m_folder;
+  std::string m_configText;
   ModelConfig m_config;
   std::map<std::string, Tensor> m_tensors;
   std::vector<std::filesystem::path> m_weightFiles;

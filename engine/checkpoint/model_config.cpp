@@ -91,6 +91,54 @@ ModelConfig fromStateSpaces(const nlohmann::json& root, const JsonReader& json,
   return config;
 }
 
+using OrderedJson = nlohmann::ordered_json;
+
+std::string nameInTorch(DataType type) {
+  switch (type) {
+    case DataType::Float32: return "float32";
+    case DataType::Float16: return "float16";
+    case DataType::BFloat16: return "bfloat16";
+  }
+  return "?";
+}
+
+OrderedJson toTransformers(const ModelConfig& config) {
+  OrderedJson json = {{"architectures", {"MambaForCausalLM"}},
+                      {"model_type", "mamba"},
+                      {"vocab_size", config.vocabSize},
+                      {"hidden_size", config.dModel},
+                      {"intermediate_size", config.dInner},
+                      {"state_size", config.dState},
+                      {"num_hidden_layers", config.layers},
+                      {"conv_kernel", config.dConv},
+                      {"time_step_rank", config.dtRank},
+                      {"use_bias", config.projectionBias},
+                      {"use_conv_bias", config.convBias},
+                      {"layer_norm_epsilon", config.normEpsilon},
+                      {"hidden_act", "silu"},
+                      {"tie_word_embeddings", config.tiedHead}};
+  const std::size_t expand = config.dInner / config.dModel;
+  if (expand * config.dModel == config.dInner && expand <= kMostExpand) json["expand"] = expand;
+  return json;
+}
+
+OrderedJson toStateSpaces(const ModelConfig& config) {
+  return {{"d_model", config.dModel},
+          {"n_layer", config.layers},
+          {"vocab_size", config.vocabSize},
+          {"pad_vocab_size_multiple", 1},
+          {"ssm_cfg",
+           {{"d_state", config.dState},
+            {"d_conv", config.dConv},
+            {"expand", config.dInner / config.dModel},
+            {"dt_rank", config.dtRank},
+            {"bias", config.projectionBias},
+            {"conv_bias", config.convBias}}},
+          {"rms_norm", config.norm == NormKind::Rms},
+          {"norm_epsilon", config.normEpsilon},
+          {"tie_embeddings", config.tiedHead}};
+}
+
 }  // namespace
 
 std::size_t ModelConfig::parameterCount() const {
@@ -112,6 +160,16 @@ ModelConfig parseModelConfig(std::string_view text, const std::filesystem::path&
   if (json.has("model_type")) return fromTransformers(json, file);
   if (json.has("d_model")) return fromStateSpaces(root, json, file);
   throw FormatError(file, "config", "\"model_type\": \"mamba\" or \"d_model\"", "neither");
+}
+
+std::string configText(const ModelConfig& config, DataType weights, std::string_view origin) {
+  const bool isStateSpaces = config.norm == NormKind::Layer;
+  OrderedJson json = origin.empty() ? OrderedJson::object() : OrderedJson::parse(origin);
+  if (json.contains("model_type") == isStateSpaces) json = OrderedJson::object();
+  json.erase("dtype");  // another name for torch_dtype
+  json.update(isStateSpaces ? toStateSpaces(config) : toTransformers(config));
+  json["torch_dtype"] = nameInTorch(weights);
+  return json.dump(2) + "\n";
 }
 
 }  // namespace mb

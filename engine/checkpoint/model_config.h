@@ -1,10 +1,13 @@
-// The shape of a Mamba-1 model and where it is read from.
+// The shape of a Mamba-1 model, how it is read from a config.json and written to one.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <string>
 #include <string_view>
+
+#include "engine/checkpoint/tensor.h"
 
 namespace mb {
 
@@ -37,5 +40,11 @@ struct ModelConfig {
 /// Reads a transformers ("model_type": "mamba") or a state-spaces ("d_model", "ssm_cfg") config.
 /// `file` is named in errors. Throws FormatError for any other architecture or a size out of range.
 ModelConfig parseModelConfig(std::string_view json, const std::filesystem::path& file);
+
+/// The config.json of a model whose weights are stored in that type, for transformers, which has no
+/// LayerNorm: with one it is that of state-spaces, so that no program takes the norm for another.
+/// Settings beyond the shape, such as the token that ends a text, are taken over from `origin`, a
+/// config that has been parsed, if it is of the same form.
+std::string configText(const ModelConfig& config, DataType weights, std::string_view origin = {});
 
 }  // namespace mb

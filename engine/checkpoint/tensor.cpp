@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <bit>
 #include <cassert>
+#include <cmath>
 #include <cstring>
 #include <stdexcept>
 
+#include "engine/error.h"
 #include "kernels/bfloat16.h"
 
 namespace mb {
@@ -70,6 +72,15 @@ void Tensor::read(std::size_t first, std::span<float> out) const {
     case DataType::Float32: return std::memcpy(out.data(), source, out.size_bytes()), void();
     case DataType::Float16: return widenAll<std::uint16_t>(source, out, halfToFloat);
     case DataType::BFloat16: return widenAll<std::uint16_t>(source, out, bfloat16ToFloat);
+  }
+}
+
+void expectFinite(const Tensor& tensor, std::size_t first, std::span<const float> values) {
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    if (!std::isfinite(values[i])) {
+      throw FormatError(tensor.file, "tensor " + tensor.name, "finite values",
+                        std::to_string(values[i]) + " at element " + std::to_string(first + i));
+    }
   }
 }
 

@@ -37,4 +37,8 @@ struct Tensor {
   void read(std::size_t first, std::span<float> out) const;
 };
 
+/// Throws FormatError naming file, tensor and element when one of the tensor's values, which were
+/// read from element `first` on, is not finite.
+void expectFinite(const Tensor& tensor, std::size_t first, std::span<const float> values);
+
 }  // namespace mb

@@ -5,16 +5,6 @@
 
 namespace mb {
 
-void WeightReader::expectFinite(const Tensor& tensor, std::size_t first,
-                                std::span<const float> values) {
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    if (!std::isfinite(values[i])) {
-      throw FormatError(tensor.file, "tensor " + tensor.name, "finite values",
-                        std::to_string(values[i]) + " at element " + std::to_string(first + i));
-    }
-  }
-}
-
 std::vector<float> WeightReader::values(const std::string& name, const Shape& shape) const {
   const Tensor tensor = m_source.tensor(m_prefix + name, shape);
   std::vector<float> values(elementCount(shape));

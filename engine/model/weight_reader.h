@@ -45,8 +45,6 @@ class WeightReader {
   std::vector<float> decayRates(const ModelConfig& config) const;
 
  private:
-  static void expectFinite(const Tensor& tensor, std::size_t first, std::span<const float> values);
-
   const WeightSource& m_source;
   std::string m_prefix;
   WeightPrecision m_precision;

@@ -1,18 +1,18 @@
 #include "engine/training/parameters.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
-#include <nlohmann/json.hpp>
 #include <numbers>
 
+#include "engine/checkpoint/model_writer.h"
 #include "engine/error.h"
-#include "engine/file_io.h"
 #include "engine/model/mix.h"
 
 namespace mb {
 
 namespace {
+
+constexpr const char* kInMemory = "weights in memory";  // in place of a file, in messages
 
 bool isMatrix(const std::string& name) {
   const auto ends = [&](std::string_view end) { return name.ends_with(end); };
@@ -77,27 +77,6 @@ void initialise(const ModelConfig& config, const Parameter& parameter, std::uint
   }
 }
 
-std::string configText(const ModelConfig& config) {
-  return nlohmann::ordered_json({{"architectures", {"MambaForCausalLM"}},
-                                 {"model_type", "mamba"},
-                                 {"vocab_size", config.vocabSize},
-                                 {"hidden_size", config.dModel},
-                                 {"intermediate_size", config.dInner},
-                                 {"expand", config.dInner / config.dModel},
-                                 {"state_size", config.dState},
-                                 {"num_hidden_layers", config.layers},
-                                 {"conv_kernel", config.dConv},
-                                 {"time_step_rank", config.dtRank},
-                                 {"use_bias", config.projectionBias},
-                                 {"use_conv_bias", config.convBias},
-                                 {"layer_norm_epsilon", config.normEpsilon},
-                                 {"hidden_act", "silu"},
-                                 {"tie_word_embeddings", config.tiedHead},
-                                 {"torch_dtype", "float32"}})
-             .dump(2) +
-         "\n";
-}
-
 }  // namespace
 
 ParameterLayout::ParameterLayout(const ModelConfig& config) : m_config(config) {
@@ -137,9 +116,9 @@ Tensor ParameterWeights::tensor(const std::string& name, const Shape& shape) con
   const auto& all = m_layout.parameters();
   const auto found = std::ranges::find(all, name, &Parameter::name);
   if (found == all.end() || found->shape != shape)
-    throw FormatError("weights in memory", name, toString(shape),
+    throw FormatError(kInMemory, name, toString(shape),
                       found == all.end() ? "none" : toString(found->shape));
-  return {{},
+  return {kInMemory,
           name,
           DataType::Float32,
           shape,
@@ -165,24 +144,7 @@ std::vector<float> initialParameters(const ParameterLayout& layout, std::uint64_
 
 void writeModel(const std::filesystem::path& folder, const ParameterLayout& layout,
                 std::span<const float> parameters) {
-  std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  if (error) throw FileError(folder, "cannot be made: " + error.message());
-  nlohmann::ordered_json header = {{"__metadata__", {{"format", "pt"}}}};
-  for (const Parameter& parameter : layout.parameters()) {
-    const std::size_t begin = parameter.offset * sizeof(float);
-    header[parameter.name] = {{"dtype", "F32"},
-                              {"shape", parameter.shape},
-                              {"data_offsets", {begin, begin + parameter.size * sizeof(float)}}};
-  }
-  std::string text = header.dump();
-  text.resize((text.size() + 7) / 8 * 8, ' ');
-  const std::uint64_t length = text.size();
-  const std::array<std::span<const std::byte>, 3> parts = {std::as_bytes(std::span(&length, 1)),
-                                                           std::as_bytes(std::span(text)),
-                                                           std::as_bytes(parameters)};
-  writeFileAtomically(folder / "model.safetensors", parts);
-  writeFileAtomically(folder / "config.json", configText(layout.config()));
+  writeModel(folder, ParameterWeights(layout, parameters), DataType::Float32);
 }
 
 }  // namespace mb

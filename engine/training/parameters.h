@@ -84,8 +84,8 @@ std::vector<float> readParameters(const ParameterLayout& layout, const WeightSou
 /// embedding normal with a deviation of 0.02.
 std::vector<float> initialParameters(const ParameterLayout& layout, std::uint64_t seed);
 
-/// Writes config.json and model.safetensors (float32) in the transformers layout, each as a whole
-/// or not at all. Creates the folder. Throws FileError.
+/// Writes them as a model in float32, config.json and model.safetensors each as a whole or not at
+/// all. Creates the folder. Throws FileError, and FormatError for what is not a number.
 void writeModel(const std::filesystem::path& folder, const ParameterLayout& layout,
                 std::span<const float> parameters);
 

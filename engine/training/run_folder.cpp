@@ -4,7 +4,7 @@
 #include <string>
 #include <utility>
 
-#include "engine/checkpoint/mapped_file.h"
+#include "engine/checkpoint/model_writer.h"
 #include "engine/error.h"
 #include "engine/file_io.h"
 #include "engine/text_file.h"
@@ -12,14 +12,6 @@
 namespace mb {
 
 namespace {
-
-constexpr std::size_t kLargestTokenizer = 64u << 20;
-
-void makeFolder(const std::filesystem::path& folder) {
-  std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  if (error) throw FileError(folder, "cannot be made: " + error.message());
-}
 
 std::filesystem::path sampleFile(const std::filesystem::path& folder, std::uint64_t step) {
   return folder / "samples" / (std::to_string(step) + ".txt");
@@ -127,10 +119,6 @@ std::vector<TrainingEvent> eventsOf(const std::filesystem::path& folder, std::ui
       events.push_back(TrainingSampled{step, readText(sample)});
   });
   return events;
-}
-
-void keepTokenizer(const std::filesystem::path& tokenizer, const std::filesystem::path& folder) {
-  writeFileAtomically(folder / "tokenizer.json", readTextFile(tokenizer, kLargestTokenizer));
 }
 
 }  // namespace mb

@@ -56,7 +56,4 @@ class RunFolder {
 /// run knew only while it went on is zero. Throws FileError.
 std::vector<TrainingEvent> eventsOf(const std::filesystem::path& folder, std::uint64_t steps);
 
-/// Copies a tokenizer beside a model. Throws FileError.
-void keepTokenizer(const std::filesystem::path& tokenizer, const std::filesystem::path& folder);
-
 }  // namespace mb

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "engine/checkpoint/model_writer.h"
 #include "engine/cpu/cpu_model.h"
 #include "engine/error.h"
 #include "engine/evaluation/recipe_accuracy.h"

@@ -165,9 +165,7 @@ Bytes VerifierTextFile::load() const {
 }
 
 void VerifierTextFile::save(ByteView written) const {
-  std::error_code error;
-  std::filesystem::create_directories(m_folder, error);
-  if (error) throw FileError(m_folder, "cannot be made: " + error.message());
+  makeFolder(m_folder);
   writeFileAtomically(m_folder / "written.json", m_description);
   writeFileAtomically(path(), toText(written));
 }

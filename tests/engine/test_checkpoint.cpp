@@ -76,21 +76,8 @@ void writeTorchModel(const std::filesystem::path& folder, const Sketch& sketch,
   writeFile(folder / "config.json", sketch.json.dump());
 }
 
-/// Two shards and their index.
 void writeShards(const std::filesystem::path& folder, const Sketch& sketch) {
-  FileTensors shards[2];
-  Json map = Json::object();
-  std::size_t i = 0;
-  for (const auto& [name, tensor] : sketch.tensors) {
-    const std::size_t shard = i++ % 2;
-    shards[shard][name] = tensor;
-    map[name] = "model-0000" + std::to_string(shard + 1) + "-of-00002.safetensors";
-  }
-  for (std::size_t shard : {0u, 1u})
-    writeFile(folder / ("model-0000" + std::to_string(shard + 1) + "-of-00002.safetensors"),
-              safetensorsBytes(shards[shard]));
-  writeFile(folder / "model.safetensors.index.json", Json({{"weight_map", map}}).dump());
-  writeFile(folder / "config.json", sketch.json.dump());
+  test::writeShards(folder, sketch.json.dump(), sketch.tensors);
 }
 
 /// One way to break a folder and what the message must say.

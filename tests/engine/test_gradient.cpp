@@ -291,6 +291,17 @@ class GradientTest : public QObject {
     QVERIFY(read.config() == layout.config());
     QVERIFY(readParameters(layout, read) == weights);
   }
+
+  void weightsThatAreNotNumbersAreNotWritten() {
+    const ParameterLayout layout(smallConfig());
+    std::vector<float> weights = initialParameters(layout, 4);
+    weights[layout.embedding() + 7] = std::numeric_limits<float>::quiet_NaN();
+    QTemporaryDir folder;
+    const auto error = thrown<FormatError>(
+        [&] { writeModel(folder.filePath("model").toStdString(), layout, weights); });
+    QVERIFY(error && mentions(error->what(), "weights in memory", "backbone.embeddings.weight",
+                              "nan at element 7"));
+  }
 };
 
 QTEST_APPLESS_MAIN(GradientTest)

@@ -139,6 +139,24 @@ void writeModel(const std::filesystem::path& folder, const ModelConfig& config,
   writeFile(folder / "model.safetensors", safetensorsBytes(tensors));
 }
 
+void writeShards(const std::filesystem::path& folder, const std::string& config,
+                 const FileTensors& tensors) {
+  const std::string names[] = {"model-00001-of-00002.safetensors",
+                               "model-00002-of-00002.safetensors"};
+  FileTensors shards[2];
+  Json map = Json::object();
+  for (const auto& [name, tensor] : tensors) {
+    const std::size_t shard = map.size() % 2;
+    shards[shard][name] = tensor;
+    map[name] = names[shard];
+  }
+  std::filesystem::create_directories(folder);
+  for (std::size_t shard : {0u, 1u})
+    writeFile(folder / names[shard], safetensorsBytes(shards[shard]));
+  writeFile(folder / "model.safetensors.index.json", Json({{"weight_map", map}}).dump());
+  writeFile(folder / "config.json", config);
+}
+
 ModelConfig smallConfig() {
   ModelConfig config;
   config.dModel = 16;

@@ -41,6 +41,10 @@ std::string stateSpacesConfig(const ModelConfig& config);
 void writeModel(const std::filesystem::path& folder, const ModelConfig& config,
                 const FileTensors& tensors);
 
+/// config.json, two shards and their index.
+void writeShards(const std::filesystem::path& folder, const std::string& config,
+                 const FileTensors& tensors);
+
 /// A byte model that takes microseconds a step: d 16, e 32, 2 layers.
 ModelConfig smallConfig();
 
