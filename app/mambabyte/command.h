@@ -74,6 +74,7 @@ using Run = std::function<int()>;
 Run addGenerate(CLI::App& app);
 Run addEval(CLI::App& app);
 Run addInfo(CLI::App& app);
+Run addConvert(CLI::App& app);
 Run addBench(CLI::App& app);
 Run addTokenizer(CLI::App& app);
 Run addTrain(CLI::App& app);

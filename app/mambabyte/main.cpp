@@ -43,17 +43,17 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   std::vector<std::pair<CLI::App*, mb::cli::Run>> commands;
   for (const auto add :
-       {mb::cli::addGenerate, mb::cli::addEval, mb::cli::addInfo, mb::cli::addBench,
-        mb::cli::addTokenizer, mb::cli::addTrain, mb::cli::addDistill}) {
+       {mb::cli::addGenerate, mb::cli::addEval, mb::cli::addInfo, mb::cli::addConvert,
+        mb::cli::addBench, mb::cli::addTokenizer, mb::cli::addTrain, mb::cli::addDistill}) {
     const mb::cli::Run run = add(app);
     commands.emplace_back(app.get_subcommands({}).back(), run);
   }
   const auto isNamed = [&](const auto& command) { return command.first->check_name(argv[1]); };
   if (argc > 1 && argv[1][0] != '-' && std::ranges::none_of(commands, isNamed)) {
-    std::fprintf(
-        stderr,
-        "mambabyte: expected generate, eval, info, bench, train, distill or tokenizer, found %s\n",
-        argv[1]);
+    std::fprintf(stderr,
+                 "mambabyte: expected generate, eval, info, convert, bench, train, distill or "
+                 "tokenizer, found %s\n",
+                 argv[1]);
     return kBadArguments;
   }
   try {

@@ -55,6 +55,9 @@ class Report {
     if (m_validation) std::printf("validation_bits_per_token %.5f\n", *m_validation);
     if (m_accuracy) std::printf("accuracy %.5f\n", *m_accuracy);
     std::printf("model %s\n", session.checkpoint().c_str());
+    std::fprintf(stderr,
+                 "to ship it in about half the size: mambabyte convert --model %s --out FOLDER\n",
+                 session.checkpoint().c_str());
   }
 
  private:
