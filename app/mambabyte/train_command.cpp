@@ -174,8 +174,15 @@ void addTrainingOptions(CLI::App& command, TrainArguments& arguments) {
   command.add_option("--schedule", arguments.schedule, "cosine or linear")
       ->check(CLI::IsMember({"cosine", "linear"}))
       ->capture_default_str();
-  command.add_flag("--forget", arguments.forget,
-                   "Begin every segment with an empty state, anywhere in the text");
+  auto* forget = command.add_flag("--forget", arguments.forget,
+                                  "Begin every segment with an empty state, anywhere in the text");
+  command
+      .add_option("--run", options.run,
+                  "Segments after which a stream goes elsewhere in the text, with an empty state; "
+                  "0 for none")
+      ->check(AtLeast(0))
+      ->excludes(forget)
+      ->capture_default_str();
   command.add_option("--seed", options.seed, "Of the weights and of --forget")
       ->check(AtLeast(0))
       ->capture_default_str();

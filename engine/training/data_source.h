@@ -36,8 +36,10 @@ class DataSource {
   virtual std::uint64_t hash() const = 0;
 };
 
-/// Segments of a text. With options.carryState each stream reads on from its own place; otherwise
-/// every segment begins anywhere.
+/// Segments of a text. With options.carryState each stream reads on from its own place: to the
+/// text's end, or for options.run segments, and then goes on elsewhere. A pass over the text reads
+/// each of its runs once, those that follow each other far apart. Otherwise every segment begins
+/// anywhere.
 class TextSource : public DataSource {
  public:
   /// Throws RequestError for a text of fewer tokens than one segment and its target, or tokens
@@ -53,11 +55,22 @@ class TextSource : public DataSource {
   std::uint64_t hash() const override;
 
  private:
+  struct Place {
+    std::uint64_t first = 0;  ///< token
+    bool beginsAnew = false;
+  };
+  Place placeInRun(std::uint64_t index) const;
+  Place placeAfter(std::uint64_t place, std::uint64_t index) const;
+
   TokenView m_text;
   std::vector<std::uint8_t> m_counts;  ///< or empty, when all do
   std::size_t m_segment;
   std::size_t m_streams;
+  std::size_t m_accumulate;
   bool m_carryState;
+  std::size_t m_run;       ///< segments, or 0
+  std::uint64_t m_runs;    ///< of a pass over the text
+  std::uint64_t m_stride;  ///< from a run to the one that is read next
   std::uint64_t m_seed;
 };
 

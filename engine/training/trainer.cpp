@@ -74,22 +74,24 @@ class Reader {
 }  // namespace
 
 nlohmann::json describe(const TrainingOptions& o) {
-  return {{"steps", o.steps},
-          {"segment", o.segment},
-          {"streams", o.streams},
-          {"accumulate", o.accumulate},
-          {"learning_rate", o.learningRate},
-          {"final_share", o.finalShare},
-          {"warm_up", o.warmUp},
-          {"schedule", o.schedule == Schedule::Cosine ? "cosine" : "linear"},
-          {"weight_decay", o.weightDecay},
-          {"beta1", o.beta1},
-          {"beta2", o.beta2},
-          {"epsilon", o.epsilon},
-          {"clip", o.clip},
-          {"carry_state", o.carryState},
-          {"ema", o.ema},
-          {"seed", o.seed}};
+  nlohmann::json options = {{"steps", o.steps},
+                            {"segment", o.segment},
+                            {"streams", o.streams},
+                            {"accumulate", o.accumulate},
+                            {"learning_rate", o.learningRate},
+                            {"final_share", o.finalShare},
+                            {"warm_up", o.warmUp},
+                            {"schedule", o.schedule == Schedule::Cosine ? "cosine" : "linear"},
+                            {"weight_decay", o.weightDecay},
+                            {"beta1", o.beta1},
+                            {"beta2", o.beta2},
+                            {"epsilon", o.epsilon},
+                            {"clip", o.clip},
+                            {"carry_state", o.carryState},
+                            {"ema", o.ema},
+                            {"seed", o.seed}};
+  if (o.run > 0) options["run"] = o.run;  // runs of before there was one go on
+  return options;
 }
 
 void checkOptions(const TrainingOptions& o) {

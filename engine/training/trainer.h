@@ -39,6 +39,10 @@ struct TrainingOptions {
   /// States go on from segment to segment (truncated back-propagation through time). Otherwise
   /// every segment begins anywhere in the text, with empty states.
   bool carryState = true;
+  /// Segments after which a stream that carries its state goes elsewhere in the text, with an empty
+  /// one; 0 lets it read on to the text's end. A step then sees many places, and the model learns
+  /// to begin.
+  std::size_t run = 0;
   /// What stays, each step, of a moving average of the weights, which is then validated and kept in
   /// their place; 0 keeps the weights themselves. The first steps weigh more: 1 / (steps + 9) stays
   /// out at least.

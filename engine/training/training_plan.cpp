@@ -37,6 +37,7 @@ TrainingOptions optionsOf(const JsonReader& from) {
   o.epsilon = from.number("epsilon", o.epsilon);
   o.clip = from.number("clip", o.clip);
   o.carryState = from.flag("carry_state", o.carryState);
+  o.run = from.size("run", 0, kAny, 0);
   o.ema = from.number("ema", o.ema);
   o.seed = from.size("seed", 0, kAny);
   return o;

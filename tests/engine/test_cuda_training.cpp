@@ -324,11 +324,13 @@ class CudaTrainingTest : public QObject {
   void goesOnExactly_data() { addWaysToGoOn(); }
   void goesOnExactly() {
     QFETCH(bool, carry);
+    QFETCH(std::size_t, run);
     QFETCH(double, ema);
     const ParameterLayout layout(configOf(kSettings[4]));
     const std::vector<Token> text = excerpt(3000);
     TrainingOptions options = few();
     options.carryState = carry;
+    options.run = run;
     options.ema = ema;
     Trainer whole = trainerOnCuda(layout, text, options);
     const std::vector<double> expected = lossesOf(whole, 12);

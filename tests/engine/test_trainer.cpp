@@ -109,10 +109,12 @@ class TrainerTest : public QObject {
   void goesOnExactly_data() { addWaysToGoOn(); }
   void goesOnExactly() {
     QFETCH(bool, carry);
+    QFETCH(std::size_t, run);
     QFETCH(double, ema);
     Setting setting;
     TrainingOptions options = few();
     options.carryState = carry;
+    options.run = run;
     options.ema = ema;
     Trainer whole = setting.trainer(options);
     const std::vector<double> expected = lossesOf(whole, 12);

@@ -19,10 +19,12 @@ inline std::vector<double> lossesOf(Trainer& trainer, std::uint64_t end) {
 /// Rows of a test that goes on from a checkpoint: what there is to be kept.
 inline void addWaysToGoOn() {
   QTest::addColumn<bool>("carry");
+  QTest::addColumn<std::size_t>("run");
   QTest::addColumn<double>("ema");
-  QTest::newRow("states carried") << true << 0.0;
-  QTest::newRow("anywhere in the text") << false << 0.0;
-  QTest::newRow("with a moving average") << true << 0.9;
+  QTest::newRow("states carried") << true << std::size_t{0} << 0.0;
+  QTest::newRow("states carried through runs") << true << std::size_t{3} << 0.0;
+  QTest::newRow("anywhere in the text") << false << std::size_t{0} << 0.0;
+  QTest::newRow("with a moving average") << true << std::size_t{0} << 0.9;
 }
 
 }  // namespace mb::test
