@@ -1,11 +1,9 @@
 #include "engine/training/gradient.h"
 
 #include <algorithm>
-#include <bit>
 #include <cassert>
 #include <cblas.h>
 #include <cmath>
-#include <cstdint>
 #include <utility>
 
 #include "engine/error.h"
@@ -14,8 +12,7 @@ namespace mb {
 
 namespace {
 
-constexpr std::size_t kStateEvery = 32;  ///< tokens from one kept state to the next
-constexpr std::size_t kHeadRows = 64;    ///< tokens whose logits are in memory at a time
+constexpr std::size_t kHeadRows = 64;  ///< tokens whose logits are in memory at a time
 
 int narrow(std::size_t extent) {
   return static_cast<int>(extent);
@@ -60,102 +57,10 @@ void projectBack(Rows<const Real> dTo, const Real* weights, Rows<const Real> fro
        narrow(from.columns));
 }
 
+/// d SiLU(x) / dx, where `s` is the sigmoid of x.
 template <class Real>
-Real sigmoid(Real x) {
-  return 1 / (1 + std::exp(-x));
-}
-template <class Real>
-Real silu(Real x) {
-  return x * sigmoid(x);
-}
-template <class Real>
-Real siluSlope(Real x) {
-  const Real s = sigmoid(x);
+Real siluSlope(Real x, Real s) {
   return s * (1 + x * (1 - s));
-}
-template <class Real>
-Real softplus(Real x) {
-  return x > 20 ? x : std::log1p(std::exp(x));
-}
-
-/// e^x for x <= 0, to 2 units in the last place. Without branches or calls, so that loops over it
-/// become vectors: 2^k times a polynomial of what is left (Cephes' expf).
-inline float decayOf(float x) {
-  x = std::max(x, -87.0f);
-  constexpr float kRounding = 12582912.0f;  // 1.5 · 2^23
-  const float k = (x * 1.44269504f + kRounding) - kRounding;
-  const float r = (x - k * 0.693359375f) + k * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  return p * std::bit_cast<float>((static_cast<std::int32_t>(k) + 127) << 23);
-}
-inline double decayOf(double x) {
-  return std::exp(x);
-}
-
-/// Ā of a channel: e^(Δ A_n).
-template <class Real>
-void decays(Real delta, const Real* __restrict rates, std::size_t count, Real* __restrict kept) {
-  for (std::size_t i = 0; i < count; ++i) kept[i] = decayOf(delta * rates[i]);
-}
-
-/// One channel's states: after = Ā ⊙ before + gained · B; `after` may be `before`.
-template <class Real>
-void advance(const Real* __restrict kept, const Real* before, Real gained, const Real* __restrict b,
-             std::size_t count, Real* after) {
-  for (std::size_t i = 0; i < count; ++i) after[i] = kept[i] * before[i] + gained * b[i];
-}
-
-template <class Real>
-Real dot(const Real* a, const Real* b, std::size_t count) {
-  Real sum = 0;
-  for (std::size_t i = 0; i < count; ++i) sum += a[i] * b[i];
-  return sum;
-}
-
-/// What the backward scan does with the states of one channel at one token.
-template <class Real>
-struct ChannelBack {
-  const Real* kept;    ///< Ā
-  const Real* rates;   ///< A
-  const Real* before;  ///< s of the token before
-  const Real* after;   ///< s
-  const Real* b;       ///< B
-  const Real* c;       ///< C
-  Real* ds;            ///< derivative by s; becomes that by the state before
-  Real* db;            ///< added to, as are the next two
-  Real* dc;
-  Real* dRates;  ///< by A_log
-};
-
-/// Derivatives by Δ and u', where y's is `dy`.
-template <class Real>
-std::pair<Real, Real> scanBack(const ChannelBack<Real>& at, std::size_t count, Real dy, Real delta,
-                               Real u) {
-  Real* __restrict ds = at.ds;
-  Real* __restrict db = at.db;
-  Real* __restrict dc = at.dc;
-  Real* __restrict dRates = at.dRates;
-  const Real gained = delta * u;
-  for (std::size_t i = 0; i < count; ++i) {
-    ds[i] += dy * at.c[i];
-    dc[i] += dy * at.after[i];
-    db[i] += ds[i] * gained;
-  }
-  const Real along = dot(ds, at.b, count);
-  Real dDelta = along * u;
-  for (std::size_t i = 0; i < count; ++i) {
-    const Real dKept = ds[i] * at.kept[i] * at.before[i] * at.rates[i];
-    dDelta += dKept;
-    dRates[i] += dKept * delta;
-    ds[i] *= at.kept[i];
-  }
-  return {dDelta, along * delta};
 }
 
 /// y = x ⊙ w / rms(x), row by row; `scales` keeps 1 / rms(x).
@@ -205,7 +110,7 @@ struct Backprop<Real>::Layer {
   std::vector<Real> selected;  ///< [T][r + 2n]: δ, B, C
   std::vector<Real> delta;     ///< [T][e]: Δ
   std::vector<Real> y;         ///< [T][e]: before the gate
-  std::vector<Real> states;    ///< every kStateEvery tokens: [..][e][n]
+  std::vector<Real> states;    ///< what the scan's backward pass needs
 };
 
 template <class Real>
@@ -218,6 +123,8 @@ Backprop<Real>::Backprop(const ParameterLayout& layout)
       m_taps(m_config.dConv),
       m_rank(m_config.dtRank),
       m_selected(m_rank + 2 * m_n),
+      m_ops(cpu::trainingOps<Real>()),
+      m_scan(m_config),
       m_layers(m_config.layers) {}
 
 template <class Real>
@@ -234,7 +141,6 @@ template <class Real>
 void Backprop<Real>::resize(std::size_t tokens) {
   if (tokens == m_tokens) return;
   m_tokens = tokens;
-  const std::size_t kept = (tokens + kStateEvery - 1) / kStateEvery;
   for (Layer& layer : m_layers) {
     layer.x.resize(tokens * m_d);
     layer.scale.resize(tokens);
@@ -243,17 +149,15 @@ void Backprop<Real>::resize(std::size_t tokens) {
     layer.selected.resize(tokens * m_selected);
     layer.delta.resize(tokens * m_e);
     layer.y.resize(tokens * m_e);
-    layer.states.resize(kept * m_e * m_n);
   }
   for (auto* values : {&m_x, &m_dx, &m_normed, &m_dNormed}) values->resize(tokens * m_d);
-  for (auto* values : {&m_dConvolved, &m_dDelta, &m_gated, &m_dGated}) values->resize(tokens * m_e);
+  for (auto* values : {&m_convolved, &m_dConvolved, &m_dDelta, &m_gated, &m_dGated, &m_dy})
+    values->resize(tokens * m_e);
   m_finalScale.resize(tokens);
   m_logits.resize(kHeadRows * m_config.vocabSize);
   m_dExpanded.resize(tokens * 2 * m_e);
   m_dSelected.resize(tokens * m_selected);
-  m_states.resize((kStateEvery + 1) * m_e * m_n);
-  m_kept.resize(kStateEvery * m_e * m_n);
-  m_rates.resize(m_e * m_n);
+  m_sigmoid.resize(m_e);
 }
 
 template <class Real>
@@ -305,7 +209,7 @@ void Backprop<Real>::forward(std::size_t index, const Segment<Real>& segment) {
                 {m_x.data(), m_tokens, m_d, m_d}, Real{1});
 }
 
-/// conv(u) with the inputs of the segment before; u' = SiLU of it goes to m_dConvolved for a while.
+/// conv(u) with the inputs of the segment before.
 template <class Real>
 void Backprop<Real>::convolve(std::size_t index, const Segment<Real>& segment) {
   const LayerParameters& at = m_layout.layer(index);
@@ -324,11 +228,38 @@ void Backprop<Real>::convolve(std::size_t index, const Segment<Real>& segment) {
       const Real* weight = m_parameters + at.conv + tap;
       for (std::size_t c = 0; c < m_e; ++c) sums[c] += weight[c * m_taps] * input[c];
     }
-    for (std::size_t c = 0; c < m_e; ++c) m_dConvolved[t * m_e + c] = silu(sums[c]);
   }
   Real* out = segment.stateOut.data() + stateOffset(index);
   for (std::size_t i = 0; i < m_taps - 1; ++i)
     std::copy_n(inputAt(m_tokens + i), m_e, out + i * m_e);
+}
+
+/// u' = SiLU(conv(u)), in m_convolved.
+template <class Real>
+void Backprop<Real>::activate(const Layer& layer) {
+  m_ops.sigmoid(layer.sums.data(), layer.sums.size(), m_convolved.data());
+  for (std::size_t i = 0; i < layer.sums.size(); ++i) m_convolved[i] *= layer.sums[i];
+}
+
+/// y ⊙ SiLU(z), in m_gated.
+template <class Real>
+void Backprop<Real>::gate(const Layer& layer) {
+  for (std::size_t t = 0; t < m_tokens; ++t) {
+    const Real* z = layer.expanded.data() + (2 * t + 1) * m_e;
+    m_ops.sigmoid(z, m_e, m_sigmoid.data());
+    for (std::size_t c = 0; c < m_e; ++c)
+      m_gated[t * m_e + c] = layer.y[t * m_e + c] * z[c] * m_sigmoid[c];
+  }
+}
+
+template <class Real>
+ScanInputs<Real> Backprop<Real>::scanInputs(const Layer& layer) const {
+  return {.tokens = m_tokens,
+          .delta = layer.delta.data(),
+          .input = m_convolved.data(),
+          .b = layer.selected.data() + m_rank,
+          .c = layer.selected.data() + m_rank + m_n,
+          .bcStride = m_selected};
 }
 
 /// δ, B, C and Δ of u', the selective scan, and its output times SiLU(z) in m_gated.
@@ -336,40 +267,22 @@ template <class Real>
 void Backprop<Real>::scan(std::size_t index, const Segment<Real>& segment) {
   const LayerParameters& at = m_layout.layer(index);
   Layer& layer = m_layers[index];
-  const std::vector<Real>& convolved = m_dConvolved;
-  project<Real>({convolved.data(), m_tokens, m_e, m_e}, m_parameters + at.xProj,
+  activate(layer);
+  project<Real>({m_convolved.data(), m_tokens, m_e, m_e}, m_parameters + at.xProj,
                 {layer.selected.data(), m_tokens, m_selected, m_selected});
   project<Real>({layer.selected.data(), m_tokens, m_rank, m_selected}, m_parameters + at.dtProj,
                 {layer.delta.data(), m_tokens, m_e, m_e});
-  const std::size_t memory = (m_taps - 1) * m_e;
-  std::vector<Real> s(m_e * m_n);
-  std::copy_n(segment.stateIn.data() + stateOffset(index) + memory, m_e * m_n, s.begin());
-  takeRates(index);
-  std::vector<Real> kept(m_n);
-  for (std::size_t t = 0; t < m_tokens; ++t) {
-    if (t % kStateEvery == 0) {
-      checkStop();
-      std::ranges::copy(
-          s, layer.states.begin() + static_cast<std::ptrdiff_t>(t / kStateEvery * m_e * m_n));
-    }
-    const Real* b = layer.selected.data() + t * m_selected + m_rank;
-    const Real* c = b + m_n;
-    for (std::size_t channel = 0; channel < m_e; ++channel) {
-      Real& delta = layer.delta[t * m_e + channel];
-      delta = softplus(delta + m_parameters[at.dtBias + channel]);
-      const Real u = convolved[t * m_e + channel];
-      const Real gained = delta * u;
-      Real y = m_parameters[at.skip + channel] * u;
-      Real* state = s.data() + channel * m_n;
-      decays(delta, m_rates.data() + channel * m_n, m_n, kept.data());
-      advance(kept.data(), state, gained, b, m_n, state);
-      y += dot(state, c, m_n);
-      layer.y[t * m_e + channel] = y;
-      m_gated[t * m_e + channel] = y * silu(layer.expanded[(2 * t + 1) * m_e + channel]);
-    }
-  }
-  std::ranges::copy(
-      s, segment.stateOut.begin() + static_cast<std::ptrdiff_t>(stateOffset(index) + memory));
+  for (std::size_t t = 0; t < m_tokens; ++t)
+    for (std::size_t c = 0; c < m_e; ++c) layer.delta[t * m_e + c] += m_parameters[at.dtBias + c];
+  m_ops.softplus(layer.delta.data(), layer.delta.size(), layer.delta.data());
+  const std::size_t state = stateOffset(index) + (m_taps - 1) * m_e;
+  m_scan.setRates(m_parameters + at.decay);
+  m_scan.forward(scanInputs(layer), segment.stateIn.data() + state, segment.stateOut.data() + state,
+                 layer.states, layer.y.data(), m_stop);
+  for (std::size_t t = 0; t < m_tokens; ++t)
+    for (std::size_t c = 0; c < m_e; ++c)
+      layer.y[t * m_e + c] += m_parameters[at.skip + c] * m_convolved[t * m_e + c];
+  gate(layer);
 }
 
 /// Loss of all tokens, and its derivative by x in m_dx; logits of a few tokens at a time.
@@ -418,9 +331,7 @@ template <class Real>
 void Backprop<Real>::backward(std::size_t index, const Segment<Real>& segment) {
   const LayerParameters& at = m_layout.layer(index);
   const Layer& layer = m_layers[index];
-  for (std::size_t t = 0; t < m_tokens; ++t)
-    for (std::size_t c = 0; c < m_e; ++c)
-      m_gated[t * m_e + c] = layer.y[t * m_e + c] * silu(layer.expanded[(2 * t + 1) * m_e + c]);
+  gate(layer);
   projectBack<Real>({m_dx.data(), m_tokens, m_d, m_d}, m_parameters + at.outProj,
                     {m_gated.data(), m_tokens, m_e, m_e}, m_gradient + at.outProj,
                     {m_dGated.data(), m_tokens, m_e, m_e}, Real{0});
@@ -435,30 +346,20 @@ void Backprop<Real>::backward(std::size_t index, const Segment<Real>& segment) {
                 m_tokens, m_d, m_dx.data(), m_gradient + at.norm);
 }
 
-/// A = -exp(A_log) of a layer.
+/// Through y ⊙ SiLU(z) and the D of y: derivatives by z in m_dExpanded, by y in m_dy.
 template <class Real>
-void Backprop<Real>::takeRates(std::size_t index) {
-  const Real* logarithms = m_parameters + m_layout.layer(index).decay;
-  for (std::size_t i = 0; i < m_rates.size(); ++i) m_rates[i] = -std::exp(logarithms[i]);
-}
-
-/// The states of some tokens again, and Ā; the first state is that before them.
-template <class Real>
-void Backprop<Real>::remakeStates(std::size_t index, std::size_t first, std::size_t count,
-                                  const std::vector<Real>& convolved) {
+void Backprop<Real>::gateBack(std::size_t index) {
   const Layer& layer = m_layers[index];
-  std::copy_n(layer.states.begin() + static_cast<std::ptrdiff_t>(first / kStateEvery * m_e * m_n),
-              m_e * m_n, m_states.begin());
-  for (std::size_t i = 0; i < count; ++i) {
-    const std::size_t t = first + i;
-    const Real* b = layer.selected.data() + t * m_selected + m_rank;
+  Real* dSkip = m_gradient + m_layout.layer(index).skip;
+  for (std::size_t t = 0; t < m_tokens; ++t) {
+    const Real* z = layer.expanded.data() + (2 * t + 1) * m_e;
+    Real* dz = m_dExpanded.data() + (2 * t + 1) * m_e;
+    m_ops.sigmoid(z, m_e, m_sigmoid.data());
     for (std::size_t c = 0; c < m_e; ++c) {
-      const Real delta = layer.delta[t * m_e + c];
-      const Real* before = m_states.data() + (i * m_e + c) * m_n;
-      Real* kept = m_kept.data() + (i * m_e + c) * m_n;
-      decays(delta, m_rates.data() + c * m_n, m_n, kept);
-      advance(kept, before, delta * convolved[t * m_e + c], b, m_n,
-              m_states.data() + ((i + 1) * m_e + c) * m_n);
+      const std::size_t i = t * m_e + c;
+      dz[c] = m_dGated[i] * layer.y[i] * siluSlope(z[c], m_sigmoid[c]);
+      m_dy[i] = m_dGated[i] * z[c] * m_sigmoid[c];
+      dSkip[c] += m_dy[i] * m_convolved[i];
     }
   }
 }
@@ -468,59 +369,35 @@ template <class Real>
 void Backprop<Real>::scanBack(std::size_t index, const Segment<Real>& segment) {
   const LayerParameters& at = m_layout.layer(index);
   const Layer& layer = m_layers[index];
-  std::vector<Real> convolved(m_tokens * m_e);
-  for (std::size_t i = 0; i < convolved.size(); ++i) convolved[i] = silu(layer.sums[i]);
-  takeRates(index);
-  std::vector<Real> ds(m_e * m_n);
+  activate(layer);
+  gateBack(index);
   std::ranges::fill(m_dSelected, Real{0});
-  for (std::size_t first = (m_tokens - 1) / kStateEvery * kStateEvery;; first -= kStateEvery) {
-    checkStop();
-    const std::size_t count = std::min(kStateEvery, m_tokens - first);
-    remakeStates(index, first, count, convolved);
-    for (std::size_t i = count; i-- > 0;) {
-      const std::size_t t = first + i;
-      const Real* b = layer.selected.data() + t * m_selected + m_rank;
-      const Real* cOut = b + m_n;
-      Real* db = m_dSelected.data() + t * m_selected + m_rank;
-      Real* dc = db + m_n;
-      const Real* before = m_states.data() + i * m_e * m_n;
-      const Real* after = m_states.data() + (i + 1) * m_e * m_n;
-      for (std::size_t c = 0; c < m_e; ++c) {
-        const Real z = layer.expanded[(2 * t + 1) * m_e + c];
-        const Real dGated = m_dGated[t * m_e + c];
-        m_dExpanded[(2 * t + 1) * m_e + c] = dGated * layer.y[t * m_e + c] * siluSlope(z);
-        const Real dy = dGated * silu(z);
-        const Real delta = layer.delta[t * m_e + c];
-        const Real u = convolved[t * m_e + c];
-        m_gradient[at.skip + c] += dy * u;
-        const auto [dDelta, du] = mb::scanBack<Real>({.kept = m_kept.data() + (i * m_e + c) * m_n,
-                                                      .rates = m_rates.data() + c * m_n,
-                                                      .before = before + c * m_n,
-                                                      .after = after + c * m_n,
-                                                      .b = b,
-                                                      .c = cOut,
-                                                      .ds = ds.data() + c * m_n,
-                                                      .db = db,
-                                                      .dc = dc,
-                                                      .dRates = m_gradient + at.decay + c * m_n},
-                                                     m_n, dy, delta, u);
-        m_dConvolved[t * m_e + c] = du + dy * m_parameters[at.skip + c];
-        // softplus' = sigmoid of its argument = 1 - exp(-Δ)
-        const Real dSum = dDelta * -std::expm1(-delta);
-        m_dDelta[t * m_e + c] = dSum;
-        m_gradient[at.dtBias + c] += dSum;
-      }
+  m_scan.setRates(m_parameters + at.decay);
+  const std::size_t state = stateOffset(index) + (m_taps - 1) * m_e;
+  m_scan.backward(
+      scanInputs(layer), layer.states, m_dy.data(),
+      {.delta = m_dDelta.data(),
+       .input = m_dConvolved.data(),
+       .b = m_dSelected.data() + m_rank,
+       .c = m_dSelected.data() + m_rank + m_n,
+       .decay = m_gradient + at.decay,
+       .state = segment.stateGradient.empty() ? nullptr : segment.stateGradient.data() + state},
+      m_stop);
+  for (std::size_t t = 0; t < m_tokens; ++t) {
+    // softplus' = sigmoid of its argument = 1 - exp(-Δ)
+    m_ops.oneMinusExp(layer.delta.data() + t * m_e, m_e, m_sigmoid.data());
+    for (std::size_t c = 0; c < m_e; ++c) {
+      const std::size_t i = t * m_e + c;
+      m_dConvolved[i] += m_dy[i] * m_parameters[at.skip + c];
+      m_dDelta[i] *= m_sigmoid[c];
+      m_gradient[at.dtBias + c] += m_dDelta[i];
     }
-    if (first == 0) break;
   }
-  if (!segment.stateGradient.empty())
-    std::ranges::copy(ds, segment.stateGradient.begin() +
-                              static_cast<std::ptrdiff_t>(stateOffset(index) + (m_taps - 1) * m_e));
   projectBack<Real>({m_dDelta.data(), m_tokens, m_e, m_e}, m_parameters + at.dtProj,
                     {layer.selected.data(), m_tokens, m_rank, m_selected}, m_gradient + at.dtProj,
                     {m_dSelected.data(), m_tokens, m_rank, m_selected}, Real{0});
   projectBack<Real>({m_dSelected.data(), m_tokens, m_selected, m_selected}, m_parameters + at.xProj,
-                    {convolved.data(), m_tokens, m_e, m_e}, m_gradient + at.xProj,
+                    {m_convolved.data(), m_tokens, m_e, m_e}, m_gradient + at.xProj,
                     {m_dConvolved.data(), m_tokens, m_e, m_e}, Real{1});
 }
 
@@ -534,8 +411,10 @@ void Backprop<Real>::convolveBack(std::size_t index, const Segment<Real>& segmen
   for (std::size_t t = 0; t < m_tokens; ++t)
     std::fill_n(m_dExpanded.begin() + static_cast<std::ptrdiff_t>(2 * t * m_e), m_e, Real{0});
   for (std::size_t t = 0; t < m_tokens; ++t) {
+    const Real* sums = layer.sums.data() + t * m_e;
+    m_ops.sigmoid(sums, m_e, m_sigmoid.data());
     for (std::size_t c = 0; c < m_e; ++c)
-      m_dConvolved[t * m_e + c] *= siluSlope(layer.sums[t * m_e + c]);
+      m_dConvolved[t * m_e + c] *= siluSlope(sums[c], m_sigmoid[c]);
     const Real* dSums = m_dConvolved.data() + t * m_e;
     if (m_config.convBias)
       for (std::size_t c = 0; c < m_e; ++c) m_gradient[at.convBias + c] += dSums[c];

@@ -9,6 +9,7 @@
 
 #include "engine/training/data_source.h"
 #include "engine/training/parameters.h"
+#include "engine/training/selective_scan.h"
 #include "engine/types.h"
 
 namespace mb {
@@ -54,9 +55,10 @@ class Backprop {
   void backward(std::size_t index, const Segment<Real>& segment);
   void convolve(std::size_t index, const Segment<Real>& segment);
   void scan(std::size_t index, const Segment<Real>& segment);
-  void takeRates(std::size_t index);
-  void remakeStates(std::size_t index, std::size_t first, std::size_t count,
-                    const std::vector<Real>& convolved);
+  void activate(const Layer& layer);
+  void gate(const Layer& layer);
+  void gateBack(std::size_t index);
+  ScanInputs<Real> scanInputs(const Layer& layer) const;
   void scanBack(std::size_t index, const Segment<Real>& segment);
   void convolveBack(std::size_t index, const Segment<Real>& segment);
   Real head(const Segment<Real>& segment, Real scale);
@@ -70,6 +72,8 @@ class Backprop {
   std::size_t m_taps;      ///< k
   std::size_t m_rank;      ///< r
   std::size_t m_selected;  ///< rows of x_proj: δ, B, C
+  const cpu::TrainingOps<Real>& m_ops;
+  SelectiveScan<Real> m_scan;
   const Real* m_parameters = nullptr;
   Real* m_gradient = nullptr;  ///< of the run, or null
   std::stop_token m_stop;      ///< of the run
@@ -82,14 +86,14 @@ class Backprop {
   std::vector<Real> m_finalScale;  ///< [T]
   std::vector<Real> m_logits;      ///< of some tokens: [rows][V]
   std::vector<Real> m_dExpanded;   ///< [T][2e]: of u, z
-  std::vector<Real> m_dConvolved;  ///< [T][e]: of u'
+  std::vector<Real> m_convolved;   ///< u' [T][e]
+  std::vector<Real> m_dConvolved;  ///< [T][e]
   std::vector<Real> m_dSelected;   ///< [T][r + 2n]
   std::vector<Real> m_dDelta;      ///< [T][e]
   std::vector<Real> m_gated;       ///< [T][e]
   std::vector<Real> m_dGated;      ///< [T][e]
-  std::vector<Real> m_states;      ///< of some tokens: [tokens + 1][e][n]
-  std::vector<Real> m_kept;        ///< Ā of the same: [tokens][e][n]
-  std::vector<Real> m_rates;       ///< A of a layer: [e][n]
+  std::vector<Real> m_dy;          ///< [T][e]: of the scan's output and D's
+  std::vector<Real> m_sigmoid;     ///< of one row [e]
 };
 
 }  // namespace mb
