@@ -1,6 +1,7 @@
 // Training on a CUDA device against the CPU and against itself. Skipped without a device.
 #include <QTest>
 #include <cmath>
+#include <limits>
 #include <numbers>
 
 #include "engine/error.h"
@@ -368,6 +369,21 @@ class CudaTrainingTest : public QObject {
     QVERIFY_EXCEPTION_THROWN(trainer.step(source.get_token()), Stopped);
     QVERIFY_EXCEPTION_THROWN(trainer.validate(text, source.get_token()), Stopped);
     QVERIFY(lossesOf(trainer, 4).back() == lossesOf(twin, 4).back());
+  }
+
+  void aLossThatIsNoNumberLeavesTheWeights() {
+    const ParameterLayout layout(configOf(kSettings[4]));
+    const std::vector<Token> text = excerpt(3000);
+    const TrainingOptions options = few();
+    std::vector<float> weights = initialParameters(layout, 1);
+    weights[layout.layer(0).skip] = std::numeric_limits<float>::infinity();
+    Trainer trainer(layout, std::make_unique<TextSource>(text, layout.config().vocabSize, options),
+                    options,
+                    onCuda(layout, weights, options.streams, options.segment, kRounded, 0, false));
+    const auto error = thrown<DivergedError>([&] { trainer.step({}); });
+    QVERIFY(error && mentions(error->what(), "step 1", "not a number"));
+    QVERIFY(std::ranges::equal(trainer.parameters(), weights));
+    QCOMPARE(trainer.steps(), std::uint64_t{0});
   }
 
   void sayWhenTheDeviceIsTooSmall() {
