@@ -180,6 +180,19 @@ class RecipeTest : public QObject {
     QVERIFY2(after > 0.9, qPrintable(QString::number(after)));
   }
 
+  /// The weights are those of the README's commands, trained at 256 tokens at most. What a state
+  /// forgets or gathers where it should not shows after so many tokens, and nowhere else.
+  void inductionHeadsReachFarBeyondTheirTraining() {
+    const bool whole = qEnvironmentVariableIsSet("MB_FULL_ACCEPTANCE");
+    const Recipe& recipe = findRecipe("induction-heads");
+    const auto model = openModel(std::filesystem::path(MB_TEST_DATA) / "induction-heads");
+    for (const std::size_t length : recipe.testLengths) {
+      if (!whole && length != 256 && length != 1 << 16) continue;
+      const Accuracy found = measureAccuracy(*model, recipe, length, whole ? 100 : 8, 1, {}, {});
+      QVERIFY2(found.share() >= 0.99, qPrintable(QString("%1: %2").arg(length).arg(found.share())));
+    }
+  }
+
   void goesOnExactly() {
     const Recipe& recipe = findRecipe("selective-copying");
     TrainingOptions options = optionsOf(recipe, 32);
