@@ -181,7 +181,7 @@ class RecipeTest : public QObject {
   }
 
   /// The weights are those of the README's commands, trained at 256 tokens at most. What a state
-  /// forgets or gathers where it should not shows after so many tokens, and nowhere else.
+  /// forgets or gathers where it should not adds up over so many tokens.
   void inductionHeadsReachFarBeyondTheirTraining() {
     const bool whole = qEnvironmentVariableIsSet("MB_FULL_ACCEPTANCE");
     const Recipe& recipe = findRecipe("induction-heads");
