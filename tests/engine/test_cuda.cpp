@@ -4,6 +4,7 @@
 
 #include "engine/decoding/sampler.h"
 #include "engine/evaluation/evaluation.h"
+#include "engine/evaluation/recipe_accuracy.h"
 #include "engine/model/devices.h"
 #include "engine/model/mix.h"
 #include "engine/session/session.h"
@@ -295,6 +296,14 @@ class CudaTest : public QObject {
       QVERIFY(copyOf(runner->logits(4)) ==
               readAll(*model, TokenView(tokens).first(5), stepped, 1).back());
     }
+  }
+
+  void longReadsKeepWhatIsToBeRemembered() {
+    const auto model = loader(DeviceKind::Cuda, WeightPrecision::Float32)
+                           .open(std::filesystem::path(MB_TEST_DATA) / "induction-heads");
+    const Accuracy found =
+        measureAccuracy(*model, findRecipe("induction-heads"), 1 << 16, 8, 1, {}, {});
+    QVERIFY2(found.share() >= 0.99, qPrintable(QString::number(found.share())));
   }
 
   void aSingleTokenCanBeTakenBackAndAgain() {
