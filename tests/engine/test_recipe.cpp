@@ -182,15 +182,21 @@ class RecipeTest : public QObject {
 
   /// The weights are those of the README's commands, trained at 256 tokens at most. What a state
   /// forgets or gathers where it should not adds up over so many tokens.
-  void inductionHeadsReachFarBeyondTheirTraining() {
+  void inductionHeadsReachFarBeyondTheirTraining_data() {
+    QTest::addColumn<std::size_t>("length");
+    QTest::addColumn<std::size_t>("examples");
     const bool whole = qEnvironmentVariableIsSet("MB_FULL_ACCEPTANCE");
-    const Recipe& recipe = findRecipe("induction-heads");
+    for (const std::size_t length : findRecipe("induction-heads").testLengths)
+      if (whole || length == 256 || length == 1 << 16)
+        QTest::addRow("%zu tokens", length) << length << std::size_t(whole ? 100 : 8);
+  }
+  void inductionHeadsReachFarBeyondTheirTraining() {
+    QFETCH(std::size_t, length);
+    QFETCH(std::size_t, examples);
     const auto model = openModel(std::filesystem::path(MB_TEST_DATA) / "induction-heads");
-    for (const std::size_t length : recipe.testLengths) {
-      if (!whole && length != 256 && length != 1 << 16) continue;
-      const Accuracy found = measureAccuracy(*model, recipe, length, whole ? 100 : 8, 1, {}, {});
-      QVERIFY2(found.share() >= 0.99, qPrintable(QString("%1: %2").arg(length).arg(found.share())));
-    }
+    const Accuracy found =
+        measureAccuracy(*model, findRecipe("induction-heads"), length, examples, 1, {}, {});
+    QVERIFY2(found.share() >= 0.99, qPrintable(QString::number(found.share())));
   }
 
   void goesOnExactly() {
