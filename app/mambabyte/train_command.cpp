@@ -183,7 +183,8 @@ void addTrainingOptions(CLI::App& command, TrainArguments& arguments) {
       ->check(AtLeast(0))
       ->excludes(forget)
       ->capture_default_str();
-  command.add_option("--seed", options.seed, "Of the weights and of --forget")
+  command
+      .add_option("--seed", options.seed, "Of the weights, and of where --forget and --run begin")
       ->check(AtLeast(0))
       ->capture_default_str();
   command

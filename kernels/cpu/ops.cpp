@@ -4,9 +4,8 @@
 #include <cmath>
 #include <limits>
 
-// Skipped: targets between the named levels, and those whose vectors cannot be array elements.
-#define HWY_DISABLED_TARGETS \
-  (HWY_SSSE3 | HWY_AVX3_DL | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
+#include "kernels/cpu/targets.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/ops.cpp"
 #include <hwy/foreach_target.h>  // must come before highway.h

@@ -1,8 +1,8 @@
 // Compiles the training scan for every instruction set; the fastest that this processor has runs.
 #include "kernels/cpu/training_scan.h"
 
-#define HWY_DISABLED_TARGETS \
-  (HWY_SSSE3 | HWY_AVX3_DL | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
+#include "kernels/cpu/targets.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/training_scan.cpp"
 #include <hwy/foreach_target.h>  // must come before highway.h
