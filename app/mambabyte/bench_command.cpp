@@ -6,8 +6,10 @@
 #include "engine/benchmark/benchmark.h"
 #include "engine/benchmark/training_benchmark.h"
 #include "engine/error.h"
+#include "engine/evaluation/acceptance.h"
 #include "engine/export/run_export.h"
 #include "engine/model/random_weights.h"
+#include "engine/text_file.h"
 
 namespace mb::cli {
 
@@ -23,6 +25,8 @@ struct Arguments {
   std::string shape;
   std::string draft;
   std::size_t bytes = 400;
+  std::string file;
+  AcceptanceOptions acceptance;
   GenerationSettings settings;
   std::string speculate = "exact";
   BenchmarkOptions options;
@@ -63,8 +67,12 @@ nlohmann::json runSpeculation(const Arguments& arguments, ModelLoader& loader,
       draft, std::make_shared<const Tokenizer>(draft->info().tokenizer));
   GenerationSettings settings = arguments.settings;
   settings.speculation = arguments.speculate == "topb" ? Speculation::TopBeta : Speculation::Exact;
+  const Bytes text =
+      arguments.file.empty() ? toBytes(kPrompt) : readText(arguments.file, interruption());
+  const std::vector<ByteView> prompts =
+      arguments.file.empty() ? std::vector<ByteView>{text} : promptsIn(text, arguments.acceptance);
   const SpeculationBenchmark result = benchmarkSpeculation(
-      std::move(verifier), drafter, toBytes(kPrompt), arguments.bytes, settings, arguments.options);
+      std::move(verifier), drafter, prompts, arguments.bytes, settings, arguments.options);
   std::printf(
       "%-10s %10.1f bytes/s  (min %.1f, max %.1f, %zu runs)  plain %.1f, ratio %.2f; "
       "accepted %.1f %%, %.2f bytes a round\n",
@@ -75,7 +83,8 @@ nlohmann::json runSpeculation(const Arguments& arguments, ModelLoader& loader,
   json["bytes_per_second"] = result.speculative.median();
   json["plain_bytes_per_second"] = result.plain.median();
   json["ratio_to_plain"] = result.ratio.median();
-  json["totals"] = describeTotals(result.totals, arguments.bytes, result.totals.times.total);
+  json["totals"] =
+      describeTotals(result.totals, arguments.bytes * prompts.size(), result.totals.times.total);
   json["settings"] = describeSettings(settings);
   return json;
 }
@@ -174,7 +183,13 @@ Run addBench(CLI::App& app) {
   command.add_option("--temperature", arguments->settings.sampler.temperature, "See generate")
       ->check(Between(0.0, 100.0))
       ->capture_default_str();
-  command.add_option("--bytes", arguments->bytes, "Bytes to write for speculate")
+  command.add_option("--file", arguments->file, "Text to take the prompts of speculate from");
+  command
+      .add_option("--prompts", arguments->acceptance.prompts, "Places of that text, evenly spread")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  command
+      .add_option("--bytes", arguments->bytes, "Bytes to write for speculate behind each prompt")
       ->check(CLI::Range(1, 1 << 24))
       ->capture_default_str();
   command.add_option("--prompt-length", arguments->options.prefillLength, "Bytes of prefill")

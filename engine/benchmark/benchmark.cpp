@@ -37,13 +37,18 @@ BenchmarkResult resultOf(const char* name, const Model& model, Samples rate, dou
   return result;
 }
 
-double generationRate(Session& session, std::size_t promptSize, std::size_t bytes,
+/// Bytes a second written behind the prompts, which have been read by then.
+double generationRate(Session& session, std::span<const ByteView> prompts, std::size_t bytes,
                       const GenerationSettings& settings, SessionListener& listener) {
-  session.replace(promptSize, session.text().size(), {});
-  session.prepare(settings, listener, {});
-  const auto start = Clock::now();
-  session.generate(bytes, settings, listener, {});
-  return static_cast<double>(bytes) / secondsSince(start);
+  double seconds = 0;
+  for (const ByteView prompt : prompts) {
+    session.replace(0, session.text().size(), prompt);
+    session.prepare(settings, listener, {});
+    const auto start = Clock::now();
+    session.generate(bytes, settings, listener, {});
+    seconds += secondsSince(start);
+  }
+  return static_cast<double>(bytes * prompts.size()) / seconds;
 }
 
 }  // namespace
@@ -126,21 +131,20 @@ BenchmarkResult benchmarkVerify(const Model& model, double bandwidth,
 }
 
 SpeculationBenchmark benchmarkSpeculation(std::shared_ptr<const Model> verifier,
-                                          std::shared_ptr<SubwordDrafter> drafter, ByteView prompt,
-                                          std::size_t bytes, const GenerationSettings& settings,
+                                          std::shared_ptr<SubwordDrafter> drafter,
+                                          std::span<const ByteView> prompts, std::size_t bytes,
+                                          const GenerationSettings& settings,
                                           const BenchmarkOptions& options) {
   GenerationSettings plain = settings;
   plain.speculation = Speculation::Off;
   Session session(std::move(verifier), std::move(drafter));
-  session.replace(0, 0, prompt);
   RoundCounter ignored;
   SpeculationBenchmark result;
-  generationRate(session, prompt.size(), bytes, settings, ignored);  // warm up
+  generationRate(session, prompts.first(1), bytes, settings, ignored);  // warm up
   for (std::size_t i = 0; i < options.repeats; ++i) {
     RoundCounter rounds;
-    result.plain.values.push_back(generationRate(session, prompt.size(), bytes, plain, ignored));
-    result.speculative.values.push_back(
-        generationRate(session, prompt.size(), bytes, settings, rounds));
+    result.plain.values.push_back(generationRate(session, prompts, bytes, plain, ignored));
+    result.speculative.values.push_back(generationRate(session, prompts, bytes, settings, rounds));
     result.ratio.values.push_back(result.speculative.values.back() / result.plain.values.back());
     result.totals = rounds.totals();
   }

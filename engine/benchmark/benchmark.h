@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -55,10 +56,12 @@ struct SpeculationBenchmark {
   Samples ratio;  ///< pair by pair
   SpeculationTotals totals;
 };
-/// Writes `bytes` bytes after `prompt` plainly and speculatively, in turn.
+/// Writes `bytes` bytes after each prompt plainly and speculatively, in turn. A sample is over all
+/// prompts, and so are the totals, those of the last one.
 SpeculationBenchmark benchmarkSpeculation(std::shared_ptr<const Model> verifier,
-                                          std::shared_ptr<SubwordDrafter> drafter, ByteView prompt,
-                                          std::size_t bytes, const GenerationSettings& settings,
+                                          std::shared_ptr<SubwordDrafter> drafter,
+                                          std::span<const ByteView> prompts, std::size_t bytes,
+                                          const GenerationSettings& settings,
                                           const BenchmarkOptions& options);
 
 }  // namespace mb

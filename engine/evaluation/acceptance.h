@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <stop_token>
+#include <vector>
 
 #include "engine/decoding/records.h"
 #include "engine/session/session.h"
@@ -27,6 +28,9 @@ struct AcceptanceOptions {
   std::size_t promptBytes = 100;  ///< read at each
   std::size_t bytes = 400;        ///< written behind each
 };
+
+/// Where `text` is written on from. Throws RequestError for a text shorter than a prompt.
+std::vector<ByteView> promptsIn(ByteView text, const AcceptanceOptions& options);
 
 /// Called now and then with prompts done and prompts in all.
 using AcceptanceProgress = std::function<void(std::uint64_t done, std::uint64_t total)>;
