@@ -1,4 +1,5 @@
-// How the window bears a long text, and how fast it follows an edit. Prints; asserts nothing.
+// How the window bears a long text, how fast it follows an edit, and how fast a run stops. Prints;
+// asserts nothing.
 #include <QApplication>
 #include <QElapsedTimer>
 #include <QEventLoop>
@@ -109,11 +110,12 @@ std::pair<double, double> editBefore(Playground& playground, std::size_t tail, B
   return {first, all};
 }
 
+constexpr int kSamples = 9;
+
 void edit(Playground& playground) {
   constexpr std::size_t kTail = 2048;
-  constexpr int kEdits = 9;
   std::vector<double> first, all;
-  for (int i = 0; i < kEdits; ++i) {
+  for (int i = 0; i < kSamples; ++i) {
     const auto [began, ended] = editBefore(playground, kTail, static_cast<Byte>('a' + i));
     first.push_back(began);
     all.push_back(ended);
@@ -123,7 +125,26 @@ void edit(Playground& playground) {
   std::printf(
       "edit 2 KB before the end: first scores after %.0f ms (worst %.0f), all after %.0f ms "
       "(worst %.0f), %d edits\n",
-      first[kEdits / 2], first.back(), all[kEdits / 2], all.back(), kEdits);
+      first[kSamples / 2], first.back(), all[kSamples / 2], all.back(), kSamples);
+}
+
+/// From a click on Stop in the middle of a run until nothing runs.
+void stop(Playground& playground) {
+  constexpr std::size_t kEndless = 50'000'000;
+  std::vector<double> milliseconds;
+  for (int i = 0; i < kSamples; ++i) {
+    const std::size_t before = playground.document().size();
+    playground.window.runs().generateBytes(kEndless);
+    waitFor([&] { return playground.document().size() > before + 300; });
+    QElapsedTimer clock;
+    clock.start();
+    playground.click("Stop");
+    waitFor([&] { return playground.isIdle(); });
+    milliseconds.push_back(static_cast<double>(clock.nsecsElapsed()) * 1e-6);
+  }
+  std::ranges::sort(milliseconds);
+  std::printf("stopped after %.0f ms (worst %.0f), %d runs\n", milliseconds[kSamples / 2],
+              milliseconds.back(), kSamples);
 }
 
 }  // namespace
@@ -138,7 +159,9 @@ int main(int argc, char** argv) {
   playground.document().setText({reinterpret_cast<const Byte*>(prompt.data()), prompt.size()});
   playground.open(findResource("models/books"), findResource("models/books-draft"));
   waitFor([&] { return playground.window.runs().canRun(); });
+  std::printf("%s\n", playground.window.models().models()->verifier.info.device.c_str());
   writeLongText(playground, application, bytes);
   edit(playground);
+  stop(playground);
   return 0;
 }

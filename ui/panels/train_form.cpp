@@ -134,7 +134,8 @@ void TrainForm::fillDevices(const std::vector<DeviceEntry>& devices) {
   m_devices = devices;
   m_device->clear();
   for (const DeviceEntry& device : devices) m_device->addItem(QString::fromStdString(device.name));
-  m_device->setCurrentIndex(std::clamp(chosen, 0, m_device->count() - 1));
+  const int last = m_device->count() - 1;  // the CPU comes first: by itself a GPU is taken
+  m_device->setCurrentIndex(chosen < 0 ? std::min(1, last) : std::min(chosen, last));
 }
 
 void TrainForm::suggestRate() {
