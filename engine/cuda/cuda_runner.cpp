@@ -7,6 +7,7 @@
 
 #include "engine/cuda/on_device.h"
 #include "engine/error.h"
+#include "kernels/cuda/judge.h"
 #include "kernels/cuda/taps.h"
 
 namespace mb {
@@ -82,6 +83,28 @@ std::size_t prefillBudget(const cuda::DeviceWeights& weights, const cuda::Worksp
   return most > taken ? most - taken : 0;
 }
 
+/// With the first `draws` of its points.
+cuda::Drawing drawingOf(const Drawing& drawing, std::size_t draws) {
+  constexpr std::size_t kAll = 0x7fffffff;
+  cuda::Drawing result{.temperature = drawing.temperature,
+                       .topK = static_cast<std::uint32_t>(std::min(drawing.topK, kAll)),
+                       .topP = drawing.topP,
+                       .minP = drawing.minP};
+  std::copy_n(drawing.points.begin(), draws, result.points);
+  return result;
+}
+
+cuda::Judgement judgementOf(const Judgement& judgement, std::size_t guesses) {
+  cuda::Judgement result;
+  result.byRank = judgement.beta.has_value();
+  if (result.byRank)
+    result.beta =
+        static_cast<std::uint32_t>(std::min<std::size_t>(*judgement.beta, kByteVocabulary));
+  else
+    result.drawing = drawingOf(judgement.drawing, guesses);
+  return result;
+}
+
 }  // namespace
 
 CudaRunner::CudaRunner(std::shared_ptr<const cuda::DeviceWeights> weights,
@@ -122,11 +145,7 @@ TokenView CudaRunner::advanceDrawing(const State& from, std::span<State> to, Tok
   cuda::ChunkRun chunk{.tokens = {&first, 1}};
   chunk.logits = true;
   chunk.draws = static_cast<std::uint32_t>(draws);
-  chunk.drawing.temperature = drawing.temperature;
-  chunk.drawing.topK = static_cast<std::uint32_t>(std::min(drawing.topK, m_config.vocabSize));
-  chunk.drawing.topP = drawing.topP;
-  chunk.drawing.minP = drawing.minP;
-  std::copy_n(drawing.points.begin(), draws, chunk.drawing.points);
+  chunk.drawing = drawingOf(drawing, draws);
   if (draws == 0 || request.logits == LogitsWanted::None ||
       !cuda::canDraw(*m_weights, m_workspace, chunk.drawing))
     return Runner::advanceDrawing(from, to, first, drawing, request);
@@ -139,7 +158,8 @@ TokenView CudaRunner::advanceDrawing(const State& from, std::span<State> to, Tok
     std::vector<float*> states;
     for (State& state : to) states.push_back(writable(m_device, state));
     chunk.statesOut = states;
-    launch(chunk, request.taps, chunk.draws + 1);
+    launch(chunk, request.taps);
+    finish(request.taps, chunk.draws + 1);
   });
   const std::int32_t* drawn = std::as_const(m_workspace).drawn.data();
   m_lastTokens.insert(m_lastTokens.end(), drawn, drawn + draws);
@@ -147,6 +167,28 @@ TokenView CudaRunner::advanceDrawing(const State& from, std::span<State> to, Tok
   for (std::size_t i = 0; i < to.size(); ++i) to[i].setPosition(from.position() + i + 1);
   to.back().setPosition(from.position() + draws + 1);
   return TokenView(m_lastTokens).subspan(1);
+}
+
+std::size_t CudaRunner::advanceJudging(const State& from, State& to, TokenView tokens,
+                                       const Judgement& judgement, const ChunkRequest& request) {
+  if (tokens.size() < 2 || tokens.size() > m_most || request.logits == LogitsWanted::None ||
+      !cuda::canJudge(*m_weights))
+    return Runner::advanceJudging(from, to, tokens, judgement, request);
+  assert(&from != &to);
+  checkChunk(m_config, tokens, m_most);
+  if (request.stop.stop_requested()) throw Stopped();
+  start(tokens, request);
+  onDevice(m_device, [&] {
+    launch(from, to, tokens, request);
+    cuda::judge(*m_weights, m_workspace, tokens, judgementOf(judgement, tokens.size() - 1),
+                *m_stream);
+    cuda::replayStanding(*m_weights, m_workspace, readable(m_device, from), writable(m_device, to),
+                         *m_stream);
+    finish(request.taps, static_cast<std::uint32_t>(tokens.size()));
+  });
+  const std::size_t kept = *std::as_const(m_workspace).kept.data();
+  to.setPosition(from.position() + kept);
+  return kept;
 }
 
 void CudaRunner::rewind(const State& from, State& to, std::size_t kept) {
@@ -188,22 +230,32 @@ void CudaRunner::start(TokenView tokens, const ChunkRequest& request) {
 }
 
 void CudaRunner::run(const State& from, State& to, TokenView tokens, const ChunkRequest& request) {
+  launch(from, to, tokens, request);
+  finish(request.taps, static_cast<std::uint32_t>(tokens.size()));
+}
+
+/// Starts a chunk of given tokens.
+void CudaRunner::launch(const State& from, State& to, TokenView tokens,
+                        const ChunkRequest& request) {
   cuda::ChunkRun chunk{.tokens = tokens, .stateIn = readable(m_device, from)};
   chunk.stateOut = writable(m_device, to);
   chunk.logits = request.logits != LogitsWanted::None;
   chunk.trace = tokens.size() > 1;
   m_traced = chunk.trace;
-  launch(chunk, request.taps, static_cast<std::uint32_t>(tokens.size()));
+  launch(chunk, request.taps);
 }
 
-/// Runs a chunk that leaves `count` tokens, and fetches their taps.
-void CudaRunner::launch(cuda::ChunkRun& chunk, const TapRequest& taps, std::uint32_t count) {
+void CudaRunner::launch(cuda::ChunkRun& chunk, const TapRequest& taps) {
   chunk.taps = taps.enabled;
   if (chunk.taps) reserveTaps();
   cuda::runChunk(*m_weights, m_workspace, chunk, *m_stream);
-  if (chunk.taps) fetchTaps(taps, count);
+}
+
+/// Waits for a chunk that leaves `count` tokens, and fetches their taps.
+void CudaRunner::finish(const TapRequest& taps, std::uint32_t count) {
+  if (taps.enabled) fetchTaps(taps, count);
   m_stream->wait();
-  if (chunk.taps) keepTaps(taps, count);
+  if (taps.enabled) keepTaps(taps, count);
 }
 
 void CudaRunner::read(const State& from, State& to, TokenView tokens, const ChunkRequest& request) {

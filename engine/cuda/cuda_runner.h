@@ -22,6 +22,8 @@ class CudaRunner : public Runner {
                const ChunkRequest& request) override;
   TokenView advanceDrawing(const State& from, std::span<State> to, Token first,
                            const Drawing& drawing, const ChunkRequest& request) override;
+  std::size_t advanceJudging(const State& from, State& to, TokenView tokens,
+                             const Judgement& judgement, const ChunkRequest& request) override;
   void rewind(const State& from, State& to, std::size_t kept) override;
   std::span<const float> logits(std::size_t index) const override;
   const TapBlock& taps() const override { return m_taps; }
@@ -29,7 +31,9 @@ class CudaRunner : public Runner {
  private:
   void start(TokenView tokens, const ChunkRequest& request);
   void run(const State& from, State& to, TokenView tokens, const ChunkRequest& request);
-  void launch(cuda::ChunkRun& chunk, const TapRequest& taps, std::uint32_t count);
+  void launch(const State& from, State& to, TokenView tokens, const ChunkRequest& request);
+  void launch(cuda::ChunkRun& chunk, const TapRequest& taps);
+  void finish(const TapRequest& taps, std::uint32_t count);
   void read(const State& from, State& to, TokenView tokens, const ChunkRequest& request);
   void reserveTaps();
   std::size_t layerMeans(std::uint32_t count) const;

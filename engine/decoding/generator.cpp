@@ -121,6 +121,14 @@ Drawing Generator::drawing(std::size_t count) const {
   return drawing;
 }
 
+/// How the runner is to judge a draft of `count` bytes by itself, if it can at all.
+std::optional<Judgement> Generator::judgement(std::size_t count) const {
+  if (m_settings.speculation == Speculation::TopBeta) return Judgement{m_settings.beta, {}};
+  Judgement sameDraw{std::nullopt, drawing(count)};
+  if (sameDraw.drawing.points.size() < count) return std::nullopt;
+  return sameDraw;
+}
+
 /// Writes bytes as long as the runner had drawn the same by itself: at least one, at most `most`.
 void Generator::writePlainly(std::size_t most, const ChunkRequest& request, GenerationSink& sink) {
   const TokenView guess = m_cursor.lookAhead(drawing(std::min(most, kDrawnAhead) - 1), request);
@@ -164,11 +172,19 @@ void Generator::propose(const ChunkRequest& request) {
   m_round.tokens = std::move(draft.tokens);
 }
 
+void Generator::look(const ChunkRequest& request) {
+  const std::vector<Token> guess = toTokens(m_round.draft);
+  if (const auto judged = judgement(guess.size()))
+    m_cursor.look(guess, *judged, request);
+  else
+    m_cursor.look(guess, request);
+}
+
 /// Tests the draft in one pass, keeps what stands and leaves the cursor behind it.
 void Generator::verify(const ChunkRequest& request, GenerationSink& sink) {
   {
     const Stopwatch watch(m_round.times.verify);
-    m_cursor.look(toTokens(m_round.draft), request);
+    look(request);
     m_round.index = m_nextRound++;
     m_roundOpen = true;
     std::vector<ByteRecord> accepted;

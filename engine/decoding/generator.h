@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string_view>
 
@@ -63,8 +64,10 @@ class Generator {
   bool speculates() const;
   void writePlainly(std::size_t most, const ChunkRequest& request, GenerationSink& sink);
   Drawing drawing(std::size_t count) const;
+  std::optional<Judgement> judgement(std::size_t count) const;
   void runRound(const ChunkRequest& request, GenerationSink& sink);
   void propose(const ChunkRequest& request);
+  void look(const ChunkRequest& request);
   void verify(const ChunkRequest& request, GenerationSink& sink);
   void writeAfterDraft(GenerationSink& sink);
   void correctSerially(const ChunkRequest& request, GenerationSink& sink);

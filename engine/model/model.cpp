@@ -27,4 +27,10 @@ TokenView Runner::advanceDrawing(const State& from, std::span<State> to, Token f
   return {};
 }
 
+std::size_t Runner::advanceJudging(const State& from, State& to, TokenView tokens, const Judgement&,
+                                   const ChunkRequest& request) {
+  advance(from, to, tokens, request);
+  return tokens.size();
+}
+
 }  // namespace mb

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <stop_token>
 #include <string>
@@ -43,6 +44,13 @@ struct Drawing {
   std::vector<double> points;  ///< in [0, 1), one for each token to draw
 };
 
+/// When a runner lets a guessed token stand.
+struct Judgement {
+  /// While fewer tokens than this are more probable; without it while `drawing` draws the token.
+  std::optional<std::size_t> beta;
+  Drawing drawing;  ///< with a point for each guess
+};
+
 /// Throws RequestError for a chunk that is too long or holds a token outside the vocabulary.
 void checkChunk(const ModelConfig& config, TokenView tokens, std::size_t most);
 
@@ -73,6 +81,13 @@ class Runner {
   /// least one, the i-th takes the state after i + 1 tokens, and the last what all lead to.
   virtual TokenView advanceDrawing(const State& from, std::span<State> to, Token first,
                                    const Drawing& drawing, const ChunkRequest& request);
+
+  /// advance() over `tokens`, of which all but the first are guesses, except that `to` becomes the
+  /// state after the first and those guesses that stand: up to the first that does not. Returns how
+  /// many tokens those are; a runner that cannot judge lets all stand. They are what the host finds
+  /// from the same logits, but for rounding: judge again and rewind() where it differs.
+  virtual std::size_t advanceJudging(const State& from, State& to, TokenView tokens,
+                                     const Judgement& judgement, const ChunkRequest& request);
 
   /// Sets `to` to the state after the first `kept` tokens of the last advance(), which started at
   /// `from`. Replays the recurrence; reads no weights.

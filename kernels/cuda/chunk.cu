@@ -127,6 +127,8 @@ Workspace::Workspace(const DeviceWeights& weights, std::uint32_t tokenCount)
     : tokens(tokenCount),
       logits(static_cast<std::size_t>(tokens) * weights.plan.dimensions().vocabulary),
       drawn(tokens),
+      stands(kMostTokens),
+      kept(1),
       arrivals(1),
       passing(arePassing(weights)) {
   const Dimensions& d = weights.plan.dimensions();

@@ -48,6 +48,8 @@ struct Workspace {
   DeviceArray<float> traceConvolved;  ///< u'
   DeviceArray<float> traceDelta;      ///< Δ
   DeviceArray<float> traceB;          ///< [L][tokens][n]
+  DeviceArray<std::uint32_t> stands;  ///< [kMostTokens]: whether guess i does, by judge()
+  PinnedArray<std::uint32_t> kept;    ///< [1]: tokens that replayStanding() kept
   DeviceArray<float> taps;  ///< Δ, ‖s‖, mean Ā: [L][tokens][3][e]; empty without taps
   DeviceArray<std::uint32_t> arrivals;  ///< of the barrier across the grid
   bool passing;                         ///< weights do not stay in the level 2 cache

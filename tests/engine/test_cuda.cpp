@@ -1,5 +1,7 @@
 // The CUDA device against the golden vectors, the CPU and itself. Skipped without a device.
 #include <QTest>
+#include <functional>
+#include <numeric>
 #include <set>
 
 #include "engine/decoding/sampler.h"
@@ -47,6 +49,20 @@ std::vector<std::vector<float>> readAll(const Model& model, TokenView tokens, St
 Bytes excerpt(std::size_t offset, std::size_t size) {
   const std::string text = readFile(std::filesystem::path(MB_TEST_DATA) / "books-test-excerpt.txt");
   return toBytes(std::string_view(text).substr(offset, size));
+}
+
+void addSamplers() {
+  QTest::addColumn<double>("temperature");
+  QTest::addColumn<int>("topK");
+  QTest::addColumn<double>("topP");
+  QTest::addColumn<double>("minP");
+  QTest::newRow("greedy") << 0.0 << 0 << 1.0 << 0.0;
+  QTest::newRow("temperature") << 1.3 << 0 << 1.0 << 0.0;
+  QTest::newRow("top-k") << 0.8 << 40 << 1.0 << 0.0;
+  QTest::newRow("top-1") << 0.8 << 1 << 1.0 << 0.0;
+  QTest::newRow("top-p") << 1.0 << 0 << 0.9 << 0.0;
+  QTest::newRow("min-p") << 2.0 << 0 << 1.0 << 0.05;
+  QTest::newRow("all") << 1.5 << 100 << 0.95 << 0.01;
 }
 
 void addGoldens() {
@@ -110,19 +126,7 @@ class CudaTest : public QObject {
     for (std::size_t i = 0; i < got.size(); ++i) QVERIFY(relativeError(got[i], expected[i]) < 1e-3);
   }
 
-  void drawsWhatTheSamplerDraws_data() {
-    QTest::addColumn<double>("temperature");
-    QTest::addColumn<int>("topK");
-    QTest::addColumn<double>("topP");
-    QTest::addColumn<double>("minP");
-    QTest::newRow("greedy") << 0.0 << 0 << 1.0 << 0.0;
-    QTest::newRow("temperature") << 1.3 << 0 << 1.0 << 0.0;
-    QTest::newRow("top-k") << 0.8 << 40 << 1.0 << 0.0;
-    QTest::newRow("top-1") << 0.8 << 1 << 1.0 << 0.0;
-    QTest::newRow("top-p") << 1.0 << 0 << 0.9 << 0.0;
-    QTest::newRow("min-p") << 2.0 << 0 << 1.0 << 0.05;
-    QTest::newRow("all") << 1.5 << 100 << 0.95 << 0.01;
-  }
+  void drawsWhatTheSamplerDraws_data() { addSamplers(); }
   void drawsWhatTheSamplerDraws() {
     QFETCH(double, temperature);
     QFETCH(int, topK);
@@ -209,6 +213,62 @@ class CudaTest : public QObject {
       }
     }
     QVERIFY(seen.size() > 20);
+  }
+
+  // Guesses that are what the sampler draws up to some place, and as likely as not wrong from
+  // there.
+  void judgesDrawsAsTheSamplerDoes_data() { addSamplers(); }
+  void judgesDrawsAsTheSamplerDoes() {
+    QFETCH(double, temperature);
+    QFETCH(int, topK);
+    QFETCH(double, topP);
+    QFETCH(double, minP);
+    constexpr std::uint64_t kSeed = 6;
+    const SamplerSettings settings{.temperature = temperature,
+                                   .topK = std::size_t(topK),
+                                   .topP = topP,
+                                   .minP = minP,
+                                   .seed = kSeed};
+    Sampler sampler(settings);
+    const auto next = [&](std::span<const float> logits, std::uint64_t position) {
+      return sampler.draw(logits, position, TokenView());
+    };
+    std::set<std::size_t> seen;
+    judgeManyChunks(
+        next,
+        [&](std::uint64_t first, std::size_t guesses) {
+          Judgement judgement{std::nullopt, {temperature, std::size_t(topK), topP, minP, {}}};
+          for (std::size_t i = 0; i < guesses; ++i)
+            judgement.drawing.points.push_back(uniform01(kSeed, first + i));
+          return judgement;
+        },
+        seen);
+    QVERIFY(seen.size() > 3);
+  }
+
+  void judgesRanksAsTheHostDoes_data() {
+    QTest::addColumn<int>("beta");
+    for (const int beta : {0, 1, 3, 100, 256})
+      QTest::newRow(qPrintable(QString::number(beta))) << beta;
+  }
+  void judgesRanksAsTheHostDoes() {
+    QFETCH(int, beta);
+    Random random(7);
+    const auto ranked = [&](std::span<const float> logits, std::uint64_t) {
+      std::vector<Token> order(logits.size());
+      std::iota(order.begin(), order.end(), 0);
+      std::ranges::sort(
+          order, [&](Token a, Token b) { return logits[std::size_t(a)] > logits[std::size_t(b)]; });
+      return order[beta > 0 ? random.below(std::uint32_t(beta)) : 0];
+    };
+    std::set<std::size_t> seen;
+    judgeManyChunks(
+        ranked,
+        [&](std::uint64_t, std::size_t) {
+          return Judgement{std::size_t(beta), {}};
+        },
+        seen);
+    QCOMPARE(seen.size() > 3, beta > 0);
   }
 
   void aChunkIsItsStepsBitForBit_data() {
@@ -417,6 +477,65 @@ class CudaTest : public QObject {
     QFETCH(QString, golden);
     if (golden == "books") return m_verifier;
     return loader(DeviceKind::Cuda).open(goldenFolder(golden.toStdString()));
+  }
+
+  /// Judges chunks of every length whose guesses are what `next` says after the token before, or
+  /// random from some place on, and compares with what `judgement` means, looked up on the host.
+  /// Collects how many tokens stood.
+  void judgeManyChunks(
+      const std::function<Token(std::span<const float>, std::uint64_t)>& next,
+      const std::function<Judgement(std::uint64_t first, std::size_t guesses)>& judgementOf,
+      std::set<std::size_t>& seen) {
+    const auto runner = m_verifier->newRunner();
+    const auto single = m_verifier->newRunner();
+    Random random(11);
+    State start = randomState(*m_verifier, random);
+    for (std::size_t length = 2; length <= runner->maxChunk(); ++length) {
+      const std::uint64_t first = length * 100;  // text position of the first guess
+      const std::size_t right = random.below(std::uint32_t(2 * length));
+      std::vector<State> states{start};
+      std::vector<Token> tokens{Token(random.below(256))};
+      std::vector<std::vector<float>> logits;
+      while (true) {
+        State after = m_verifier->newState();
+        single->advance(states.back(), after, {&tokens.back(), 1}, {});
+        states.push_back(std::move(after));
+        logits.push_back(copyOf(single->logits(0)));
+        if (tokens.size() == length) break;
+        const Token following = next(logits.back(), first + tokens.size() - 1);
+        tokens.push_back(tokens.size() <= right ? following : Token(random.below(256)));
+      }
+      const Judgement judgement = judgementOf(first, length - 1);
+      std::size_t expected = 1;
+      while (expected < length) {
+        const std::span<const float> row = logits[expected - 1];
+        const Token guess = tokens[expected];
+        const float own = row[std::size_t(guess)];
+        const auto better = std::ranges::count_if(row, [&](float l) { return l > own; });
+        if (judgement.beta ? std::size_t(better) >= *judgement.beta
+                           : next(row, first + expected - 1) != guess)
+          break;
+        ++expected;
+      }
+      State state = m_verifier->newState();
+      const std::size_t kept = runner->advanceJudging(start, state, tokens, judgement, {});
+      const QString where = QString("%1 tokens, right up to %2").arg(length).arg(right);
+      QVERIFY2(kept == expected,
+               qPrintable(QString("%1: kept %2, not %3").arg(where).arg(kept).arg(expected)));
+      QVERIFY2(std::ranges::equal(state.values(), states[kept].values()),
+               qPrintable(where + ": another state"));
+      QCOMPARE(state.position(), start.position() + kept);
+      for (std::size_t i = 0; i < length; ++i)
+        QVERIFY2(copyOf(runner->logits(i)) == logits[i],
+                 qPrintable(QString("%1: other logits %2").arg(where).arg(i)));
+      for (const std::size_t other : {std::size_t{1}, length / 2 + 1, length}) {
+        runner->rewind(start, state, other);
+        QVERIFY2(std::ranges::equal(state.values(), states[other].values()),
+                 qPrintable(QString("%1: rewound to %2").arg(where).arg(other)));
+      }
+      seen.insert(kept);
+      start = states[1];
+    }
   }
 
   Bytes write(const Bytes& prompt, const GenerationSettings& settings) const {
