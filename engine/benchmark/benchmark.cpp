@@ -37,10 +37,15 @@ BenchmarkResult resultOf(const char* name, const Model& model, Samples rate, dou
   return result;
 }
 
-double generationRate(Session& session, std::size_t promptSize, std::size_t bytes,
-                      const GenerationSettings& settings, SessionListener& listener) {
+/// Goes back to the prompt.
+void startOver(Session& session, std::size_t promptSize, const GenerationSettings& settings,
+               SessionListener& listener) {
   session.replace(promptSize, session.text().size(), {});
   session.prepare(settings, listener, {});
+}
+
+double generationRate(Session& session, std::size_t bytes, const GenerationSettings& settings,
+                      SessionListener& listener) {
   const auto start = Clock::now();
   session.generate(bytes, settings, listener, {});
   return static_cast<double>(bytes) / secondsSince(start);
@@ -131,16 +136,21 @@ SpeculationBenchmark benchmarkSpeculation(std::shared_ptr<const Model> verifier,
                                           const BenchmarkOptions& options) {
   GenerationSettings plain = settings;
   plain.speculation = Speculation::Off;
-  Session session(std::move(verifier), std::move(drafter));
+  Session session(verifier, drafter);
   session.replace(0, 0, prompt);
+  const auto waits = [&] { return verifier->waits() + drafter->model().waits(); };
   RoundCounter ignored;
   SpeculationBenchmark result;
-  generationRate(session, prompt.size(), bytes, settings, ignored);  // warm up
+  startOver(session, prompt.size(), settings, ignored);
+  generationRate(session, bytes, settings, ignored);  // warm up
   for (std::size_t i = 0; i < options.repeats; ++i) {
     RoundCounter rounds;
-    result.plain.values.push_back(generationRate(session, prompt.size(), bytes, plain, ignored));
-    result.speculative.values.push_back(
-        generationRate(session, prompt.size(), bytes, settings, rounds));
+    startOver(session, prompt.size(), plain, ignored);
+    result.plain.values.push_back(generationRate(session, bytes, plain, ignored));
+    startOver(session, prompt.size(), settings, ignored);
+    const std::uint64_t before = waits();
+    result.speculative.values.push_back(generationRate(session, bytes, settings, rounds));
+    result.waits = waits() - before;
     result.ratio.values.push_back(result.speculative.values.back() / result.plain.values.back());
     result.totals = rounds.totals();
   }

@@ -213,6 +213,10 @@ std::unique_ptr<Runner> CudaModel::newRunner() const {
   });
 }
 
+std::uint64_t CudaModel::waits() const {
+  return m_stream->waits();
+}
+
 double measureCudaBandwidth(int device) {
   return onDevice(device, [] { return cuda::measureReadBandwidth(); });
 }

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -124,6 +126,9 @@ class Model {
   /// The same weights for runners on a thread of their own, which may run at the same time as those
   /// of this model; null on a device that has no threads.
   virtual std::shared_ptr<const Model> onOwnThread() const { return nullptr; }
+
+  /// How often the host has waited for this model's device so far; 0 where there is no wait.
+  virtual std::uint64_t waits() const { return 0; }
 
   State newState() const { return State(StateShape(config())); }
 };
