@@ -5,9 +5,9 @@
 #include <cuda_runtime_api.h>
 #include <utility>
 
+#include "engine/cuda/cuda_runner_pair.h"
 #include "engine/cuda/on_device.h"
 #include "engine/error.h"
-#include "kernels/cuda/judge.h"
 #include "kernels/cuda/taps.h"
 
 namespace mb {
@@ -179,16 +179,11 @@ std::size_t CudaRunner::advanceJudging(const State& from, State& to, TokenView t
   if (request.stop.stop_requested()) throw Stopped();
   start(tokens, request);
   onDevice(m_device, [&] {
-    launch(from, to, tokens, request);
-    cuda::judge(*m_weights, m_workspace, tokens, judgementOf(judgement, tokens.size() - 1),
-                *m_stream);
-    cuda::replayStanding(*m_weights, m_workspace, readable(m_device, from), writable(m_device, to),
-                         *m_stream);
+    cuda::ChunkRun chunk{.tokens = tokens};
+    launchJudging(from, to, chunk, judgementOf(judgement, tokens.size() - 1), request.taps);
     finish(request.taps, static_cast<std::uint32_t>(tokens.size()));
   });
-  const std::size_t kept = *std::as_const(m_workspace).kept.data();
-  to.setPosition(from.position() + kept);
-  return kept;
+  return keepJudged(from, to);
 }
 
 void CudaRunner::rewind(const State& from, State& to, std::size_t kept) {
@@ -223,6 +218,68 @@ std::span<const float> CudaRunner::logits(std::size_t index) const {
   return {m_workspace.logits.data() + index * m_config.vocabSize, m_config.vocabSize};
 }
 
+std::unique_ptr<RunnerPair> CudaRunner::pairWith(Runner& drafter, const TokenBytes& bytes) {
+  auto* other = dynamic_cast<CudaRunner*>(&drafter);
+  if (!other || other == this || other->m_device != m_device || !other->canDraft() || !canVerify())
+    return nullptr;
+  return onDevice(m_device, [&] { return std::make_unique<CudaRunnerPair>(*other, *this, bytes); });
+}
+
+bool CudaRunner::canDraft() const {
+  return cuda::canDraw(*m_weights, m_workspace, {});
+}
+
+bool CudaRunner::canVerify() const {
+  return m_config.isByteLevel() && cuda::canJudge(*m_weights);
+}
+
+void CudaRunner::startDraft(const DraftPass& pass, const cuda::Agreement& agreement,
+                            cudaStream_t stream) {
+  const std::size_t draws = pass.to.size();
+  assert(draws > 0 && !pass.known.empty() && pass.known.size() + draws - 1 <= m_most);
+  checkChunk(m_config, pass.known, m_most);
+  start(pass.known, {});
+  m_traced = false;
+  cuda::ChunkRun chunk{.tokens = pass.known};
+  chunk.stateIn = readable(m_device, *pass.from);
+  std::vector<float*> states(pass.known.size() - 1, writable(m_device, pass.to.front()));
+  for (State& state : pass.to) states.push_back(writable(m_device, state));
+  chunk.statesOut = states;
+  chunk.logits = true;
+  chunk.draws = static_cast<std::uint32_t>(draws);
+  chunk.readsLast = false;
+  chunk.agreement = agreement;
+  cuda::runChunk(*m_weights, m_workspace, chunk, stream);
+}
+
+TokenView CudaRunner::finishDraft(const DraftPass& pass) {
+  const TokenView drawn(std::as_const(m_workspace).drawn.data(), pass.to.size());
+  m_lastTokens.insert(m_lastTokens.end(), drawn.begin(), drawn.end() - 1);
+  const std::uint64_t first = pass.from->position() + pass.known.size();
+  for (std::size_t i = 0; i < pass.to.size(); ++i) pass.to[i].setPosition(first + i);
+  return drawn;
+}
+
+void CudaRunner::startVerifying(const VerifyPass& pass, const DraftPass& draft,
+                                const cuda::TokenList* list, const ChunkRequest& request) {
+  assert(&pass.from != &pass.to && pass.most > 0 && pass.most < m_most);
+  cuda::ChunkRun chunk;
+  chunk.list = list;
+  chunk.usuallyListed = static_cast<std::uint32_t>(1 + draft.head.size() + draft.tokens);
+  chunk.mostListed = static_cast<std::uint32_t>(1 + pass.most);
+  launchJudging(pass.from, pass.to, chunk, judgementOf(pass.judgement, pass.most), request.taps);
+}
+
+std::size_t CudaRunner::finishVerifying(const VerifyPass& pass, const cuda::TokenList& list,
+                                        const ChunkRequest& request) {
+  m_lastLogits = LogitsWanted::All;
+  m_taps = {};
+  finish(request.taps, static_cast<std::uint32_t>(1 + pass.most));
+  m_lastTokens.assign(list.tokens, list.tokens + list.count);
+  cutTaps(list.count);
+  return keepJudged(pass.from, pass.to);
+}
+
 void CudaRunner::start(TokenView tokens, const ChunkRequest& request) {
   m_lastTokens.assign(tokens.begin(), tokens.end());
   m_lastLogits = request.logits;
@@ -230,25 +287,39 @@ void CudaRunner::start(TokenView tokens, const ChunkRequest& request) {
 }
 
 void CudaRunner::run(const State& from, State& to, TokenView tokens, const ChunkRequest& request) {
-  launch(from, to, tokens, request);
-  finish(request.taps, static_cast<std::uint32_t>(tokens.size()));
-}
-
-/// Starts a chunk of given tokens.
-void CudaRunner::launch(const State& from, State& to, TokenView tokens,
-                        const ChunkRequest& request) {
   cuda::ChunkRun chunk{.tokens = tokens, .stateIn = readable(m_device, from)};
   chunk.stateOut = writable(m_device, to);
   chunk.logits = request.logits != LogitsWanted::None;
   chunk.trace = tokens.size() > 1;
   m_traced = chunk.trace;
   launch(chunk, request.taps);
+  finish(request.taps, static_cast<std::uint32_t>(tokens.size()));
 }
 
 void CudaRunner::launch(cuda::ChunkRun& chunk, const TapRequest& taps) {
   chunk.taps = taps.enabled;
   if (chunk.taps) reserveTaps();
   cuda::runChunk(*m_weights, m_workspace, chunk, *m_stream);
+}
+
+/// Starts a chunk, and behind it what finds which of its tokens stand and goes back to the last.
+void CudaRunner::launchJudging(const State& from, State& to, cuda::ChunkRun& chunk,
+                               const cuda::Judgement& judgement, const TapRequest& taps) {
+  chunk.stateIn = readable(m_device, from);
+  chunk.stateOut = writable(m_device, to);
+  chunk.logits = true;
+  chunk.trace = true;
+  m_traced = true;
+  launch(chunk, taps);
+  cuda::judge(*m_weights, m_workspace, chunk.tokens, chunk.list, judgement, *m_stream);
+  cuda::replayStanding(*m_weights, m_workspace, chunk.stateIn, chunk.stateOut, *m_stream);
+}
+
+/// When the device is done with it.
+std::size_t CudaRunner::keepJudged(const State& from, State& to) const {
+  const std::size_t kept = *m_workspace.kept.data();
+  to.setPosition(from.position() + kept);
+  return kept;
 }
 
 /// Waits for a chunk that leaves `count` tokens, and fetches their taps.
@@ -303,6 +374,14 @@ void CudaRunner::keepTaps(const TapRequest& request, std::uint32_t count) {
   const float* channels = m_hostTaps.data() + layerMeans(count);
   m_taps.byLayer.assign(std::as_const(m_hostTaps).data(), channels);
   m_taps.byChannel.assign(channels, channels + count * kTapKinds * m_taps.bins);
+}
+
+/// Keeps those of the first `count` tokens.
+void CudaRunner::cutTaps(std::size_t count) {
+  if (m_taps.count <= count) return;
+  m_taps.count = count;
+  m_taps.byLayer.resize(count * kTapKinds * m_taps.layers);
+  m_taps.byChannel.resize(count * kTapKinds * m_taps.bins);
 }
 
 }  // namespace mb

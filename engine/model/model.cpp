@@ -1,6 +1,7 @@
 #include "engine/model/model.h"
 
 #include "engine/error.h"
+#include "engine/model/runner_pair.h"
 
 namespace mb {
 
@@ -31,6 +32,10 @@ std::size_t Runner::advanceJudging(const State& from, State& to, TokenView token
                                    const ChunkRequest& request) {
   advance(from, to, tokens, request);
   return tokens.size();
+}
+
+std::unique_ptr<RunnerPair> Runner::pairWith(Runner&, const TokenBytes&) {
+  return nullptr;
 }
 
 }  // namespace mb

@@ -56,6 +56,11 @@ struct Judgement {
 /// Throws RequestError for a chunk that is too long or holds a token outside the vocabulary.
 void checkChunk(const ModelConfig& config, TokenView tokens, std::size_t most);
 
+/// The bytes that a token stands for; none for some.
+using TokenBytes = std::function<ByteView(Token)>;
+
+class RunnerPair;
+
 /// Runs chunks of one model on one device. Owns the scratch memory; use from one thread at a time.
 /// The model must outlive it.
 class Runner {
@@ -98,6 +103,10 @@ class Runner {
   /// Logits after token `index` of the last advance() (or after the last token, index ignored, when
   /// only that was wanted): vocabSize values, valid until the next advance().
   virtual std::span<const float> logits(std::size_t index) const = 0;
+
+  /// Lets this runner, of a model of bytes, verify what `drafter` drafts without a wait between
+  /// them. Null when they cannot, as on different devices.
+  virtual std::unique_ptr<RunnerPair> pairWith(Runner& drafter, const TokenBytes& bytes);
 
   /// Taps of the last advance(); count is 0 when none were wanted.
   virtual const TapBlock& taps() const = 0;

@@ -12,8 +12,8 @@ struct JudgeArguments {
   Judgement judgement;
   const float* logits;  // [tokens][V]
   int vocabulary;
-  std::uint32_t count;
-  std::int32_t tokens[kMostTokens];
+  TokenList given;
+  const TokenList* list;  // or null: then those given
   std::uint32_t* stands;  // [kMostTokens]
 };
 
@@ -23,11 +23,12 @@ __global__ void __launch_bounds__(kComputeThreads)
   __shared__ DrawMemory memory;
   const std::uint32_t i = blockIdx.x;
   const int thread = threadIdx.x;
-  if (i + 1 >= a.count) {
+  const TokenList& chunk = a.list ? *a.list : a.given;
+  if (i + 1 >= chunk.count) {
     if (thread == 0) a.stands[i] = 0;
     return;
   }
-  const int guess = a.tokens[i + 1];
+  const int guess = chunk.tokens[i + 1];
   const float* logits = a.logits + static_cast<std::size_t>(i) * a.vocabulary;
   const float logit = logits[min(thread, a.vocabulary - 1)];
   bool stands;
@@ -48,16 +49,16 @@ bool canJudge(const DeviceWeights& weights) {
 }
 
 void judge(const DeviceWeights& weights, Workspace& workspace, std::span<const std::int32_t> tokens,
-           const Judgement& judgement, cudaStream_t stream) {
+           const TokenList* list, const Judgement& judgement, cudaStream_t stream) {
   JudgeArguments arguments{
       .judgement = judgement,
       .logits = workspace.logits.data(),
       .vocabulary = static_cast<int>(weights.plan.dimensions().vocabulary),
-      .count = static_cast<std::uint32_t>(tokens.size()),
-      .tokens = {},
+      .given = {.count = static_cast<std::uint32_t>(tokens.size())},
+      .list = list,
       .stands = workspace.stands.data(),
   };
-  std::ranges::copy(tokens, arguments.tokens);
+  std::ranges::copy(tokens, arguments.given.tokens);
   judgeKernel<<<kMostTokens, kComputeThreads, 0, stream>>>(arguments);
   check(cudaGetLastError(), "judging a chunk");
 }

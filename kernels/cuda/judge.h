@@ -19,10 +19,11 @@ struct Judgement {
 /// Whether judge() takes the model: its vocabulary is at most 256.
 bool canJudge(const DeviceWeights& weights);
 
-/// Behind runChunk() over `tokens`, of which all but the first are guesses: leaves in
-/// workspace.stands which of them stand. Those behind the first that does not do not count.
+/// Behind runChunk() over `tokens`, or over the list where there is one, of which all but the first
+/// are guesses: leaves in workspace.stands which of them stand. Those behind the first that does
+/// not do not count.
 void judge(const DeviceWeights& weights, Workspace& workspace, std::span<const std::int32_t> tokens,
-           const Judgement& judgement, cudaStream_t stream);
+           const TokenList* list, const Judgement& judgement, cudaStream_t stream);
 
 /// Behind judge(): what replay() does with the first token and the guesses that stand. Leaves in
 /// workspace.kept how many tokens those are.
