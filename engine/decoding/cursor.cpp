@@ -49,6 +49,16 @@ TokenView Cursor::lookAhead(const Drawing& drawing, const ChunkRequest& request)
   return TokenView(m_chunk).subspan(1);
 }
 
+RunnerPair::Outcome Cursor::lookTogether(RunnerPair& pair, const DraftPass& draft, std::size_t most,
+                                         const Judgement& judgement, const ChunkRequest& request) {
+  assert(!m_pending.empty());
+  const RunnerPair::Outcome outcome =
+      pair.run(draft, {m_state, m_next, m_pending.front(), most, judgement}, request);
+  m_chunk.assign(outcome.chunk.begin(), outcome.chunk.end());
+  m_kept = outcome.kept;
+  return outcome;
+}
+
 /// With a pending token, the chunk's first logits predict the first guess. Without one they were
 /// kept from before.
 std::span<const float> Cursor::expected(std::size_t i) const {

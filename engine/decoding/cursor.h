@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/model/model.h"
+#include "engine/model/runner_pair.h"
 #include "engine/types.h"
 
 namespace mb {
@@ -49,6 +50,13 @@ class Cursor {
   /// One pass over the pending token and those that the runner draws behind it by itself, which are
   /// then the guess; without a pending token nothing. Returns them, valid until the next pass.
   TokenView lookAhead(const Drawing& drawing, const ChunkRequest& request);
+  /// One pass over the pending token, which is needed, and a draft of at most `most` bytes that the
+  /// pair's drafter makes meanwhile; the draft is then the guess. The cursor's runner is that which
+  /// verifies.
+  RunnerPair::Outcome lookTogether(RunnerPair& pair, const DraftPass& draft, std::size_t most,
+                                   const Judgement& judgement, const ChunkRequest& request);
+  /// What the last look() was over, valid until the next.
+  TokenView guess() const { return TokenView(m_chunk).subspan(m_pending.size()); }
   /// Distribution over the token at guess index i: after the text and i guessed tokens. Valid until
   /// the next look(). Empty at the beginning of a text.
   std::span<const float> expected(std::size_t i) const;
