@@ -79,10 +79,14 @@ nlohmann::json runSpeculation(const Arguments& arguments, ModelLoader& loader,
       "speculate", result.speculative.median(), result.speculative.least(),
       result.speculative.most(), result.speculative.values.size(), result.plain.median(),
       result.ratio.median(), 100 * result.totals.acceptance(), result.totals.bytesPerRound());
+  const double rounds = static_cast<double>(result.totals.rounds);
+  const double waits = rounds > 0 ? static_cast<double>(result.waits) / rounds : 0;
+  if (waits > 0) std::printf("%-10s %10.2f waits for the device a round\n", "", waits);
   nlohmann::json json = describe(result.speculative);
   json["bytes_per_second"] = result.speculative.median();
   json["plain_bytes_per_second"] = result.plain.median();
   json["ratio_to_plain"] = result.ratio.median();
+  json["waits_per_round"] = waits;
   json["totals"] =
       describeTotals(result.totals, arguments.bytes * prompts.size(), result.totals.times.total);
   json["settings"] = describeSettings(settings);

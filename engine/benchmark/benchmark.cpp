@@ -37,18 +37,28 @@ BenchmarkResult resultOf(const char* name, const Model& model, Samples rate, dou
   return result;
 }
 
-/// Bytes a second written behind the prompts, which have been read by then.
-double generationRate(Session& session, std::span<const ByteView> prompts, std::size_t bytes,
-                      const GenerationSettings& settings, SessionListener& listener) {
+struct Writing {
+  double bytesPerSecond = 0;
+  std::uint64_t waits = 0;  ///< of the host for a device
+};
+
+/// Writes behind the prompts, which have been read by then. `waits` counts on.
+Writing writeBehind(Session& session, std::span<const ByteView> prompts, std::size_t bytes,
+                    const GenerationSettings& settings, SessionListener& listener,
+                    const std::function<std::uint64_t()>& waits) {
   double seconds = 0;
+  Writing writing;
   for (const ByteView prompt : prompts) {
     session.replace(0, session.text().size(), prompt);
     session.prepare(settings, listener, {});
+    const std::uint64_t before = waits();
     const auto start = Clock::now();
     session.generate(bytes, settings, listener, {});
     seconds += secondsSince(start);
+    writing.waits += waits() - before;
   }
-  return static_cast<double>(bytes * prompts.size()) / seconds;
+  writing.bytesPerSecond = static_cast<double>(bytes * prompts.size()) / seconds;
+  return writing;
 }
 
 }  // namespace
@@ -137,14 +147,21 @@ SpeculationBenchmark benchmarkSpeculation(std::shared_ptr<const Model> verifier,
                                           const BenchmarkOptions& options) {
   GenerationSettings plain = settings;
   plain.speculation = Speculation::Off;
-  Session session(std::move(verifier), std::move(drafter));
+  Session session(verifier, drafter);
+  const auto waits = [&] { return verifier->waits() + drafter->model().waits(); };
+  const auto write = [&](std::span<const ByteView> behind, const GenerationSettings& how,
+                         RoundCounter& rounds) {
+    return writeBehind(session, behind, bytes, how, rounds, waits);
+  };
   RoundCounter ignored;
   SpeculationBenchmark result;
-  generationRate(session, prompts.first(1), bytes, settings, ignored);  // warm up
+  write(prompts.first(1), settings, ignored);  // warm up
   for (std::size_t i = 0; i < options.repeats; ++i) {
     RoundCounter rounds;
-    result.plain.values.push_back(generationRate(session, prompts, bytes, plain, ignored));
-    result.speculative.values.push_back(generationRate(session, prompts, bytes, settings, rounds));
+    result.plain.values.push_back(write(prompts, plain, ignored).bytesPerSecond);
+    const Writing speculative = write(prompts, settings, rounds);
+    result.speculative.values.push_back(speculative.bytesPerSecond);
+    result.waits = speculative.waits;
     result.ratio.values.push_back(result.speculative.values.back() / result.plain.values.back());
     result.totals = rounds.totals();
   }

@@ -53,8 +53,9 @@ BenchmarkResult benchmarkVerify(const Model& model, double bandwidth, const Benc
 struct SpeculationBenchmark {
   Samples plain;  ///< plain decoding of the same bytes, alternating with the speculative runs
   Samples speculative;
-  Samples ratio;  ///< pair by pair
-  SpeculationTotals totals;
+  Samples ratio;             ///< pair by pair
+  SpeculationTotals totals;  ///< of the last run
+  std::uint64_t waits = 0;   ///< of the host for a device, in the last run
 };
 /// Writes `bytes` bytes after each prompt plainly and speculatively, in turn. A sample is over all
 /// prompts, and so are the totals, those of the last one.

@@ -1,18 +1,16 @@
 #include "engine/cuda/cuda_model.h"
 
 #include <algorithm>
-#include <cassert>
 #include <cuda_runtime_api.h>
 #include <functional>
 #include <utility>
 
+#include "engine/cuda/cuda_runner.h"
 #include "engine/cuda/on_device.h"
 #include "engine/error.h"
 #include "engine/model/weight_reader.h"
 #include "kernels/cuda/chunk.h"
 #include "kernels/cuda/devices.h"
-#include "kernels/cuda/prefill.h"
-#include "kernels/cuda/taps.h"
 
 namespace mb {
 
@@ -34,64 +32,6 @@ cuda::Dimensions dimensionsOf(const ModelConfig& config, WeightPrecision precisi
           .vocabulary = narrow(config.vocabSize),
           .planes = precision == WeightPrecision::Float32 ? 3u : 1u};
 }
-
-class CudaValues : public DeviceValues {
- public:
-  CudaValues(int device, std::size_t size) : m_device(device), m_values(size) {}
-  CudaValues(const CudaValues& other) : CudaValues(other.m_device, other.m_values.size()) {
-    check(cudaMemcpy(m_values.data(), other.m_values.data(), m_values.bytes(),
-                     cudaMemcpyDeviceToDevice),
-          "copying a state");
-  }
-
-  CudaValues(CudaValues&&) = default;  // keeps the address that kernels were given
-
-  std::unique_ptr<DeviceValues> clone() const override {
-    return onDevice(m_device, [&] { return std::make_unique<CudaValues>(*this); });
-  }
-  void download(std::span<float> values) const override {
-    onDevice(m_device, [&] {
-      check(cudaMemcpy(values.data(), m_values.data(), m_values.bytes(), cudaMemcpyDeviceToHost),
-            "reading a state");
-    });
-  }
-
-  int device() const { return m_device; }
-  DeviceArray<float>& values() { return m_values; }
-
- private:
-  int m_device;
-  DeviceArray<float> m_values;
-};
-
-/// The state's values on this device, if it has them there.
-CudaValues* valuesOn(int device, const State& state) {
-  auto* values = dynamic_cast<CudaValues*>(state.onDevice());
-  return values && values->device() == device ? values : nullptr;
-}
-
-const float* readable(int device, const State& state) {
-  if (CudaValues* values = valuesOn(device, state)) return values->values().data();
-  auto made = std::make_unique<CudaValues>(device, state.shape().size());
-  if (!state.isUntouched()) made->values().upload(state.values().data(), state.shape().size());
-  const float* data = made->values().data();
-  state.keepOnDevice(std::move(made));
-  return data;
-}
-
-float* writable(int device, State& state) {
-  std::unique_ptr<CudaValues> values;
-  if (CudaValues* present = valuesOn(device, state)) {
-    values = std::make_unique<CudaValues>(std::move(*present));
-  } else {
-    values = std::make_unique<CudaValues>(device, state.shape().size());
-  }
-  float* data = values->values().data();
-  state.moveToDevice(std::move(values));
-  return data;
-}
-
-// ---- loading
 
 /// Brings one model's weights onto the device, matrix by matrix.
 class Loader {
@@ -238,204 +178,6 @@ class Loader {
   DeviceArray<float> m_matrix;  ///< the same on the device
 };
 
-// ---- running
-
-/// Memory for reading long texts: what a tenth of the weights and 64 MiB leave beside the traces of
-/// chunks and a state.
-std::size_t prefillBudget(const cuda::DeviceWeights& weights, const cuda::Workspace& workspace,
-                          const ModelConfig& config) {
-  const std::size_t most = weights.bytes() / 10 + (64u << 20);
-  const std::size_t taken = 3 * workspace.traceInput.bytes() + StateShape(config).bytes();
-  return most > taken ? most - taken : 0;
-}
-
-class CudaRunner : public Runner {
- public:
-  CudaRunner(std::shared_ptr<const cuda::DeviceWeights> weights,
-             std::shared_ptr<const cuda::Stream> stream, const ModelConfig& config, int device)
-      : m_weights(std::move(weights)),
-        m_stream(std::move(stream)),
-        m_config(config),
-        m_device(device),
-        m_most(cuda::mostTokens(*m_weights)),
-        m_workspace(*m_weights, m_most),
-        m_readCapacity(cuda::Prefill::capacityOf(*m_weights,
-                                                 prefillBudget(*m_weights, m_workspace, config))) {}
-
-  std::size_t maxChunk() const override { return m_most; }
-  std::size_t maxRead() const override { return std::max(m_most, m_readCapacity.tokens); }
-
-  void advance(const State& from, State& to, TokenView tokens,
-               const ChunkRequest& request) override {
-    assert(from.shape() == StateShape(m_config) && to.shape() == from.shape());
-    checkChunk(m_config, tokens, maxRead());
-    if (request.stop.stop_requested()) throw Stopped();
-    start(tokens, request);
-    if (tokens.empty()) {
-      if (&from != &to) to = from;
-      return;
-    }
-    onDevice(m_device, [&] {
-      tokens.size() <= m_most ? run(from, to, tokens, request) : read(from, to, tokens, request);
-    });
-    to.setPosition(from.position() + tokens.size());
-  }
-
-  TokenView advanceDrawing(const State& from, std::span<State> to, Token first,
-                           const Drawing& drawing, const ChunkRequest& request) override {
-    const std::size_t draws = std::min<std::size_t>(drawing.points.size(), m_most - 1);
-    cuda::ChunkRun chunk{.tokens = {&first, 1}};
-    chunk.logits = true;
-    chunk.draws = static_cast<std::uint32_t>(draws);
-    chunk.drawing.temperature = drawing.temperature;
-    chunk.drawing.topK = static_cast<std::uint32_t>(std::min(drawing.topK, m_config.vocabSize));
-    chunk.drawing.topP = drawing.topP;
-    chunk.drawing.minP = drawing.minP;
-    std::copy_n(drawing.points.begin(), draws, chunk.drawing.points);
-    if (draws == 0 || request.logits == LogitsWanted::None ||
-        !cuda::canDraw(*m_weights, m_workspace, chunk.drawing))
-      return Runner::advanceDrawing(from, to, first, drawing, request);
-    checkChunk(m_config, {&first, 1}, 1);
-    if (request.stop.stop_requested()) throw Stopped();
-    start({&first, 1}, request);
-    to = to.first(std::min(to.size(), draws + 1));
-    onDevice(m_device, [&] {
-      chunk.stateIn = readable(m_device, from);
-      std::vector<float*> states;
-      for (State& state : to) states.push_back(writable(m_device, state));
-      chunk.statesOut = states;
-      launch(chunk, request.taps, chunk.draws + 1);
-    });
-    const std::int32_t* drawn = std::as_const(m_workspace).drawn.data();
-    m_lastTokens.insert(m_lastTokens.end(), drawn, drawn + draws);
-    m_traced = false;
-    for (std::size_t i = 0; i < to.size(); ++i) to[i].setPosition(from.position() + i + 1);
-    to.back().setPosition(from.position() + draws + 1);
-    return TokenView(m_lastTokens).subspan(1);
-  }
-
-  void rewind(const State& from, State& to, std::size_t kept) override {
-    assert(kept <= m_lastTokens.size() && m_lastTokens.size() <= m_most && &from != &to);
-    if (kept == 0) {
-      to = from;
-      return;
-    }
-    onDevice(m_device, [&] {
-      const float* start = readable(m_device, from);
-      if (m_traced) {
-        cuda::replay(*m_weights, m_workspace, static_cast<std::uint32_t>(kept), start,
-                     writable(m_device, to), *m_stream);
-      } else {  // single tokens leave nothing to replay
-        cuda::runChunk(*m_weights, m_workspace,
-                       {.tokens = TokenView(m_lastTokens).first(kept),
-                        .stateIn = start,
-                        .stateOut = writable(m_device, to)},
-                       *m_stream);
-      }
-    });
-    to.setPosition(from.position() + kept);
-  }
-
-  std::span<const float> logits(std::size_t index) const override {
-    assert(m_lastLogits != LogitsWanted::None && !m_lastTokens.empty());
-    if (m_lastTokens.size() > m_most) {
-      if (m_lastLogits == LogitsWanted::Last) index = 0;
-      return {m_prefill->logits() + index * m_config.vocabSize, m_config.vocabSize};
-    }
-    if (m_lastLogits == LogitsWanted::Last) index = m_lastTokens.size() - 1;
-    return {m_workspace.logits.data() + index * m_config.vocabSize, m_config.vocabSize};
-  }
-
-  const TapBlock& taps() const override { return m_taps; }
-
- private:
-  void start(TokenView tokens, const ChunkRequest& request) {
-    m_lastTokens.assign(tokens.begin(), tokens.end());
-    m_lastLogits = request.logits;
-    m_taps = {};
-  }
-
-  void run(const State& from, State& to, TokenView tokens, const ChunkRequest& request) {
-    cuda::ChunkRun chunk{.tokens = tokens, .stateIn = readable(m_device, from)};
-    chunk.stateOut = writable(m_device, to);
-    chunk.logits = request.logits != LogitsWanted::None;
-    chunk.trace = tokens.size() > 1;
-    m_traced = chunk.trace;
-    launch(chunk, request.taps, static_cast<std::uint32_t>(tokens.size()));
-  }
-
-  /// Runs a chunk that leaves `count` tokens, and fetches their taps.
-  void launch(cuda::ChunkRun& chunk, const TapRequest& taps, std::uint32_t count) {
-    chunk.taps = taps.enabled;
-    if (chunk.taps) reserveTaps();
-    cuda::runChunk(*m_weights, m_workspace, chunk, *m_stream);
-    if (chunk.taps) fetchTaps(taps, count);
-    m_stream->wait();
-    if (chunk.taps) keepTaps(taps, count);
-  }
-
-  void read(const State& from, State& to, TokenView tokens, const ChunkRequest& request) {
-    using Logits = cuda::Prefill::Logits;
-    if (!m_prefill) m_prefill = std::make_unique<cuda::Prefill>(*m_weights, m_readCapacity);
-    cuda::Prefill::Run run{.tokens = tokens, .stateIn = readable(m_device, from)};
-    run.stateOut = writable(m_device, to);
-    run.logits = request.logits == LogitsWanted::None   ? Logits::None
-                 : request.logits == LogitsWanted::Last ? Logits::Last
-                                                        : Logits::All;
-    m_prefill->run(run, *m_stream);
-    m_stream->wait();
-  }
-
-  void reserveTaps() {
-    if (m_workspace.taps.size() > 0) return;
-    const std::size_t row = kTapKinds * m_weights->layout.paddedInner;
-    m_workspace.taps = DeviceArray<float>(m_config.layers * m_most * row);
-    const std::size_t means =
-        m_most * kTapKinds * (m_config.layers + tapBins(m_config.dInner, ~0u));
-    m_tapMeans = DeviceArray<float>(means);
-    m_hostTaps = PinnedArray<float>(means);
-  }
-
-  std::size_t layerMeans(std::uint32_t count) const { return count * kTapKinds * m_config.layers; }
-
-  void fetchTaps(const TapRequest& request, std::uint32_t count) {
-    const std::size_t bins = tapBins(m_config.dInner, request.bins);
-    const std::size_t layer = std::min(request.layer, m_config.layers - 1);
-    cuda::reduceTaps(*m_weights, m_workspace, count, static_cast<std::uint32_t>(layer),
-                     static_cast<std::uint32_t>(bins), m_tapMeans.data(),
-                     m_tapMeans.data() + layerMeans(count), *m_stream);
-    check(cudaMemcpyAsync(m_hostTaps.data(), m_tapMeans.data(),
-                          (layerMeans(count) + count * kTapKinds * bins) * sizeof(float),
-                          cudaMemcpyDeviceToHost, *m_stream),
-          "fetching taps");
-  }
-
-  void keepTaps(const TapRequest& request, std::uint32_t count) {
-    m_taps.count = count;
-    m_taps.layers = m_config.layers;
-    m_taps.layer = std::min(request.layer, m_config.layers - 1);
-    m_taps.bins = tapBins(m_config.dInner, request.bins);
-    const float* channels = m_hostTaps.data() + layerMeans(count);
-    m_taps.byLayer.assign(std::as_const(m_hostTaps).data(), channels);
-    m_taps.byChannel.assign(channels, channels + count * kTapKinds * m_taps.bins);
-  }
-
-  std::shared_ptr<const cuda::DeviceWeights> m_weights;
-  std::shared_ptr<const cuda::Stream> m_stream;
-  const ModelConfig& m_config;
-  int m_device;
-  std::uint32_t m_most;
-  cuda::Workspace m_workspace;
-  cuda::Prefill::Capacity m_readCapacity;
-  std::unique_ptr<cuda::Prefill> m_prefill;  ///< since a text was first read with it
-  DeviceArray<float> m_tapMeans;
-  PinnedArray<float> m_hostTaps;
-  std::vector<Token> m_lastTokens;  ///< of the last pass
-  bool m_traced = false;            ///< it left what replay() needs
-  LogitsWanted m_lastLogits = LogitsWanted::None;
-  TapBlock m_taps;
-};
-
 std::size_t bytesPerStep(const cuda::DeviceWeights& weights) {
   return weights.tiles.bytes() + weights.parameters.bytes();
 }
@@ -469,6 +211,10 @@ std::unique_ptr<Runner> CudaModel::newRunner() const {
   return onDevice(m_device, [&] {
     return std::make_unique<CudaRunner>(m_weights, m_stream, m_config, m_device);
   });
+}
+
+std::uint64_t CudaModel::waits() const {
+  return m_stream->waits();
 }
 
 double measureCudaBandwidth(int device) {

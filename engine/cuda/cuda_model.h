@@ -24,6 +24,7 @@ class CudaModel : public Model {
   const ModelConfig& config() const override { return m_config; }
   const ModelInfo& info() const override { return m_info; }
   std::unique_ptr<Runner> newRunner() const override;
+  std::uint64_t waits() const override;
 
  private:
   ModelConfig m_config;

@@ -22,10 +22,21 @@ void Cursor::restart(const Snapshot& snapshot) {
   m_logits = snapshot.logits;
 }
 
-void Cursor::look(TokenView guess, const ChunkRequest& request) {
+void Cursor::startChunk(TokenView guess) {
   m_chunk = m_pending;
   m_chunk.insert(m_chunk.end(), guess.begin(), guess.end());
+  m_kept = m_chunk.size();
+}
+
+void Cursor::look(TokenView guess, const ChunkRequest& request) {
+  startChunk(guess);
   if (!m_chunk.empty()) m_runner.advance(m_state, m_next, m_chunk, request);
+}
+
+void Cursor::look(TokenView guess, const Judgement& judgement, const ChunkRequest& request) {
+  if (m_pending.empty()) return look(guess, request);  // the runner has no logits for the first
+  startChunk(guess);
+  m_kept = m_runner.advanceJudging(m_state, m_next, m_chunk, judgement, request);
 }
 
 TokenView Cursor::lookAhead(const Drawing& drawing, const ChunkRequest& request) {
@@ -34,7 +45,18 @@ TokenView Cursor::lookAhead(const Drawing& drawing, const ChunkRequest& request)
   const TokenView drawn =
       m_runner.advanceDrawing(m_state, {&m_next, 1}, m_chunk.front(), drawing, request);
   m_chunk.insert(m_chunk.end(), drawn.begin(), drawn.end());
+  m_kept = m_chunk.size();
   return TokenView(m_chunk).subspan(1);
+}
+
+RunnerPair::Outcome Cursor::lookTogether(RunnerPair& pair, const DraftPass& draft, std::size_t most,
+                                         const Judgement& judgement, const ChunkRequest& request) {
+  assert(!m_pending.empty());
+  const RunnerPair::Outcome outcome =
+      pair.run(draft, {m_state, m_next, m_pending.front(), most, judgement}, request);
+  m_chunk.assign(outcome.chunk.begin(), outcome.chunk.end());
+  m_kept = outcome.kept;
+  return outcome;
 }
 
 /// With a pending token, the chunk's first logits predict the first guess. Without one they were
@@ -48,7 +70,7 @@ void Cursor::accept(std::size_t count) {
   const std::size_t kept = m_pending.size() + count;
   assert(kept <= m_chunk.size());
   if (kept == 0) return;
-  if (kept < m_chunk.size()) m_runner.rewind(m_state, m_next, kept);
+  if (kept != m_kept) m_runner.rewind(m_state, m_next, kept);
   std::swap(m_state, m_next);
   keepLogits(m_runner.logits(kept - 1));
   m_pending.clear();

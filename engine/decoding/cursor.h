@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/model/model.h"
+#include "engine/model/runner_pair.h"
 #include "engine/types.h"
 
 namespace mb {
@@ -43,9 +44,19 @@ class Cursor {
   /// One pass over the pending token and `guess`, which stays provisional until accept(). Throws
   /// Stopped, after which the cursor is as before.
   void look(TokenView guess, const ChunkRequest& request);
+  /// Likewise; the runner judges the guess by itself, so that accept() of what it let stand finds
+  /// the state there.
+  void look(TokenView guess, const Judgement& judgement, const ChunkRequest& request);
   /// One pass over the pending token and those that the runner draws behind it by itself, which are
   /// then the guess; without a pending token nothing. Returns them, valid until the next pass.
   TokenView lookAhead(const Drawing& drawing, const ChunkRequest& request);
+  /// One pass over the pending token, which is needed, and a draft of at most `most` bytes that the
+  /// pair's drafter makes meanwhile; the draft is then the guess. The cursor's runner is that which
+  /// verifies.
+  RunnerPair::Outcome lookTogether(RunnerPair& pair, const DraftPass& draft, std::size_t most,
+                                   const Judgement& judgement, const ChunkRequest& request);
+  /// What the last look() was over, valid until the next.
+  TokenView guess() const { return TokenView(m_chunk).subspan(m_pending.size()); }
   /// Distribution over the token at guess index i: after the text and i guessed tokens. Valid until
   /// the next look(). Empty at the beginning of a text.
   std::span<const float> expected(std::size_t i) const;
@@ -62,11 +73,13 @@ class Cursor {
   Snapshot snapshot() const;
 
  private:
+  void startChunk(TokenView guess);
   void keepLogits(std::span<const float> logits);
 
   Runner& m_runner;
   State m_state;
-  State m_next;                  ///< where the last look() ended
+  State m_next;                  ///< where the last look() left the runner
+  std::size_t m_kept = 0;        ///< tokens of m_chunk that m_next has read
   std::vector<Token> m_pending;  ///< none or one
   std::vector<Token> m_chunk;    ///< pending and guess of the last look()
   std::vector<float> m_logits;   ///< after m_state, when nothing is pending

@@ -1,11 +1,14 @@
 // The interface of everything that can guess the next bytes cheaply.
 #pragma once
 
+#include <functional>
+#include <memory>
 #include <stop_token>
 #include <string>
 #include <vector>
 
 #include "engine/decoding/records.h"
+#include "engine/model/runner_pair.h"
 #include "engine/types.h"
 
 namespace mb {
@@ -40,6 +43,18 @@ class Drafter {
 
   /// At most `tokens` tokens and `maxBytes` bytes; may be empty. Throws Stopped.
   virtual Draft propose(std::size_t tokens, std::size_t maxBytes, std::stop_token stop) = 0;
+
+  /// The drafter's runner together with one that verifies; null when there is no such pair.
+  virtual std::unique_ptr<RunnerPair> pairWith(Runner&) { return nullptr; }
+
+  /// Runs the drafter's part of a round and returns the tokens drawn.
+  using RunPass = std::function<TokenView(const DraftPass&)>;
+  /// For a drafter of a pair: has `run` compute what propose() would compute with the same
+  /// arguments, so that it has to wait for nothing. Returns false, without a run, when propose()
+  /// has nothing to wait for, or has to do it by itself.
+  virtual bool prepare(std::size_t /*tokens*/, std::size_t /*maxBytes*/, const RunPass&) {
+    return false;
+  }
 
   /// The text grew by `bytes`. What of the last proposal they confirm is kept, the rest rolled
   /// back.

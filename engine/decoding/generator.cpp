@@ -65,9 +65,10 @@ std::string_view nameOf(Speculation speculation) {
 }
 
 Generator::Generator(Cursor& cursor, Drafter* drafter, const GenerationSettings& settings,
-                     Bytes& text, std::int32_t firstRound)
+                     Bytes& text, std::int32_t firstRound, RunnerPair* pair)
     : m_cursor(cursor),
       m_drafter(drafter),
+      m_pair(pair),
       m_settings(settings),
       m_sampler(settings.sampler),
       m_text(text),
@@ -121,6 +122,14 @@ Drawing Generator::drawing(std::size_t count) const {
   return drawing;
 }
 
+/// How the runner is to judge a draft of `count` bytes by itself, if it can at all.
+std::optional<Judgement> Generator::judgement(std::size_t count) const {
+  if (m_settings.speculation == Speculation::TopBeta) return Judgement{m_settings.beta, {}};
+  Judgement sameDraw{std::nullopt, drawing(count)};
+  if (sameDraw.drawing.points.size() < count) return std::nullopt;
+  return sameDraw;
+}
+
 /// Writes bytes as long as the runner had drawn the same by itself: at least one, at most `most`.
 void Generator::writePlainly(std::size_t most, const ChunkRequest& request, GenerationSink& sink) {
   const TokenView guess = m_cursor.lookAhead(drawing(std::min(most, kDrawnAhead) - 1), request);
@@ -155,20 +164,53 @@ void Generator::runRound(const ChunkRequest& request, GenerationSink& sink) {
   if (!m_correcting) closeRound(sink);
 }
 
+/// Has a pair of runners draft, and look at the draft, in one go. Returns whether it could: the
+/// drafter then proposes without waiting, as a rule what was looked at.
+bool Generator::draftAndLook(std::size_t most, const ChunkRequest& request) {
+  if (!m_pair || !m_cursor.hasPending()) return false;
+  const std::optional<Judgement> judged = judgement(most);
+  if (!judged) return false;
+  double drafting = 0;
+  double both = 0;
+  bool looked = false;
+  {
+    const Stopwatch watch(both);
+    looked = m_drafter->prepare(m_settings.draftTokens, most, [&](const DraftPass& pass) {
+      const auto outcome = m_cursor.lookTogether(*m_pair, pass, most, *judged, request);
+      drafting = outcome.draftSeconds;
+      return outcome.drawn;
+    });
+  }
+  if (!looked) drafting = both;
+  m_round.times.draft += drafting;
+  m_round.times.verify += both - drafting;
+  return looked;
+}
+
 void Generator::propose(const ChunkRequest& request) {
-  const Stopwatch watch(m_round.times.draft);
   const std::size_t most = std::min(m_end - m_text.size(), m_cursor.maxGuess());
+  m_looked = draftAndLook(most, request);
+  const Stopwatch watch(m_round.times.draft);
   Draft draft = m_drafter->propose(m_settings.draftTokens, most, request.stop);
   if (draft.bytes.size() > most) cut(draft, most);
   m_round.draft = std::move(draft.bytes);
   m_round.tokens = std::move(draft.tokens);
 }
 
+void Generator::look(const ChunkRequest& request) {
+  const std::vector<Token> guess = toTokens(m_round.draft);
+  if (m_looked && std::ranges::equal(m_cursor.guess(), guess)) return;
+  if (const auto judged = judgement(guess.size()))
+    m_cursor.look(guess, *judged, request);
+  else
+    m_cursor.look(guess, request);
+}
+
 /// Tests the draft in one pass, keeps what stands and leaves the cursor behind it.
 void Generator::verify(const ChunkRequest& request, GenerationSink& sink) {
   {
     const Stopwatch watch(m_round.times.verify);
-    m_cursor.look(toTokens(m_round.draft), request);
+    look(request);
     m_round.index = m_nextRound++;
     m_roundOpen = true;
     std::vector<ByteRecord> accepted;

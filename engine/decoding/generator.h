@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string_view>
 
@@ -51,9 +52,10 @@ class Generator {
  public:
   /// `cursor` has read all of `text` but for its pending byte, and has read or pending at least
   /// one; `drafter` follows `text`. A null drafter, or Speculation::Off, decodes plainly. All must
-  /// outlive the generator. Rounds count from `firstRound`.
+  /// outlive the generator. Rounds count from `firstRound`. `pair`, if any, is of the drafter and
+  /// the cursor's runner.
   Generator(Cursor& cursor, Drafter* drafter, const GenerationSettings& settings, Bytes& text,
-            std::int32_t firstRound);
+            std::int32_t firstRound, RunnerPair* pair = nullptr);
 
   /// Appends exactly `count` bytes to the text. Throws Stopped; what was reported by then is in the
   /// text, and nothing else.
@@ -63,8 +65,11 @@ class Generator {
   bool speculates() const;
   void writePlainly(std::size_t most, const ChunkRequest& request, GenerationSink& sink);
   Drawing drawing(std::size_t count) const;
+  std::optional<Judgement> judgement(std::size_t count) const;
   void runRound(const ChunkRequest& request, GenerationSink& sink);
+  bool draftAndLook(std::size_t most, const ChunkRequest& request);
   void propose(const ChunkRequest& request);
+  void look(const ChunkRequest& request);
   void verify(const ChunkRequest& request, GenerationSink& sink);
   void writeAfterDraft(GenerationSink& sink);
   void correctSerially(const ChunkRequest& request, GenerationSink& sink);
@@ -76,11 +81,13 @@ class Generator {
 
   Cursor& m_cursor;
   Drafter* m_drafter;
+  RunnerPair* m_pair;
   GenerationSettings m_settings;
   Sampler m_sampler;
   Bytes& m_text;
   std::size_t m_end = 0;      ///< text size at which the run is done
   RoundRecord m_round;        ///< being filled
+  bool m_looked = false;      ///< at a draft of this round, which may not be the proposed one
   bool m_roundOpen = false;   ///< m_round has bytes in the text and is not reported yet
   bool m_correcting = false;  ///< writing alone up to a boundary
   std::int32_t m_nextRound = 0;

@@ -51,6 +51,7 @@ void SubwordDrafter::reset(ByteView text, std::stop_token stop) {
     return startOver(Bytes(text.begin(), text.end()), stop);
   const Bytes added(text.begin() + static_cast<std::ptrdiff_t>(m_text.size()), text.end());
   follow(added, stop);
+  catchUp(stop);
 }
 
 void SubwordDrafter::startOver(Bytes text, std::stop_token stop) {
@@ -59,6 +60,7 @@ void SubwordDrafter::startOver(Bytes text, std::stop_token stop) {
   const ByteView context = ByteView(m_text).last(std::min(m_text.size(), kContextBytes));
   m_pending.assign(context.begin(), context.end());
   m_states[0] = m_model->newState();
+  m_unread.clear();
   readPending(stop);
 }
 
@@ -123,14 +125,26 @@ void SubwordDrafter::read(TokenView tokens, std::stop_token stop) {
   m_logits[0].assign(logits.begin(), logits.end());
 }
 
+/// Reads what the base has not read yet.
+void SubwordDrafter::catchUp(std::stop_token stop) {
+  if (m_unread.empty()) return;
+  m_ready = false;  // until the base is behind them
+  read(m_unread, stop);
+  m_unread.clear();
+  m_ready = true;
+}
+
+void SubwordDrafter::reserveBoundaries(std::size_t count) {
+  if (m_states.size() >= count) return;
+  m_states.resize(count, m_model->newState());
+  m_logits.resize(count);
+}
+
 /// Computes boundary i + 1 from boundary i and the token chosen there, and where the runner can go
 /// on by itself, taking the most probable tokens, up to `most` in all.
 void SubwordDrafter::extend(std::size_t boundary, std::size_t most, std::stop_token stop) {
   const std::size_t first = boundary + 1;
-  if (m_states.size() < first + most) {
-    m_states.resize(first + most, m_model->newState());
-    m_logits.resize(first + most);
-  }
+  reserveBoundaries(first + most);
   ChunkRequest request;
   request.stop = stop;
   Drawing mostProbable;
@@ -138,13 +152,20 @@ void SubwordDrafter::extend(std::size_t boundary, std::size_t most, std::stop_to
   const Token token = m_steps[boundary];
   const TokenView drawn = m_runner->advanceDrawing(
       m_states[boundary], std::span(m_states).subspan(first, most), token, mostProbable, request);
+  keepBoundaries(first, drawn.size() + 1, 0, drawn);
+}
+
+/// Takes over `count` boundaries that the runner has just computed, the first with its logits at
+/// `firstLogits`, and the tokens it has drawn there.
+void SubwordDrafter::keepBoundaries(std::size_t first, std::size_t count, std::size_t firstLogits,
+                                    TokenView drawn) {
   m_steps.resize(first);
   m_steps.insert(m_steps.end(), drawn.begin(), drawn.end());
-  for (std::size_t i = 0; i <= drawn.size(); ++i) {
-    const auto logits = m_runner->logits(i);
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto logits = m_runner->logits(firstLogits + i);
     m_logits[first + i].assign(logits.begin(), logits.end());
   }
-  m_computed = first + 1 + drawn.size();
+  m_computed = first + count;
 }
 
 /// The most probable token that agrees with the bytes of the text behind this boundary, if any.
@@ -177,19 +198,32 @@ void SubwordDrafter::takeStep(std::size_t i, Token token) {
 }
 
 Draft SubwordDrafter::propose(std::size_t tokens, std::size_t maxBytes, std::stop_token stop) {
-  Draft draft;
-  if (!m_ready) return draft;
+  if (!m_ready) return {};
+  catchUp({});
   if (!m_settings.healing) readPending(stop);
-  ByteView agree = m_pending;  // bytes of the text behind the current boundary
-  double confidence = 1;
-  std::size_t i = 0;
-  for (; draft.tokens.size() < tokens && draft.bytes.size() < maxBytes; ++i) {
-    const bool canRunOn = agree.empty() && m_settings.leastConfidence <= 0;
-    if (i >= m_computed) extend(i - 1, canRunOn ? tokens - draft.tokens.size() : 1, stop);
-    const Choice choice = choose(i, agree);
-    if (choice.token < 0 || confidence * choice.probability < m_settings.leastConfidence) break;
-    confidence *= choice.probability;
-    takeStep(i, choice.token);
+  Progress progress{.draft = {}, .agree = m_pending};
+  while (!goOn(progress, tokens, maxBytes)) {
+    const bool canRunOn = progress.agree.empty() && m_settings.leastConfidence <= 0;
+    extend(progress.boundary - 1, canRunOn ? tokens - progress.draft.tokens.size() : 1, stop);
+  }
+  // What was drawn behind them is not drafted.
+  m_steps.resize(std::min(m_steps.size(), progress.boundary));
+  m_computed = std::min(m_computed, progress.boundary + 1);
+  return std::move(progress.draft);
+}
+
+/// Drafts as far as boundaries are computed. Returns whether that was all of it; otherwise the
+/// current boundary is to be computed.
+bool SubwordDrafter::goOn(Progress& progress, std::size_t tokens, std::size_t maxBytes) {
+  Draft& draft = progress.draft;
+  for (; draft.tokens.size() < tokens && draft.bytes.size() < maxBytes; ++progress.boundary) {
+    if (progress.boundary >= m_computed) return false;
+    ByteView& agree = progress.agree;
+    const Choice choice = choose(progress.boundary, agree);
+    const double confidence = progress.confidence * choice.probability;
+    if (choice.token < 0 || confidence < m_settings.leastConfidence) break;
+    progress.confidence = confidence;
+    takeStep(progress.boundary, choice.token);
     const ByteView bytes = m_tokenizer->bytes(choice.token);
     const std::size_t known = std::min(bytes.size(), agree.size());
     agree = agree.subspan(known);
@@ -200,9 +234,41 @@ Draft SubwordDrafter::propose(std::size_t tokens, std::size_t maxBytes, std::sto
     draft.bytes.insert(draft.bytes.end(), fresh.begin(), fresh.end());
     draft.tokens.push_back({choice.token, begin, static_cast<std::uint16_t>(draft.bytes.size())});
   }
-  m_steps.resize(std::min(m_steps.size(), i));  // what was drawn behind them is not drafted
-  m_computed = std::min(m_computed, i + 1);
-  return draft;
+  return true;
+}
+
+std::unique_ptr<RunnerPair> SubwordDrafter::pairWith(Runner& verifier) {
+  return verifier.pairWith(*m_runner, [this](Token token) { return m_tokenizer->bytes(token); });
+}
+
+/// Runs from the base over what it has not read, or from the last computed boundary over the token
+/// chosen there. One token more than are drafted while there is text to agree with: the first may
+/// only re-read it.
+bool SubwordDrafter::prepare(std::size_t tokens, std::size_t maxBytes, const RunPass& run) {
+  if (!m_ready || !m_settings.healing || m_settings.leastConfidence > 0) return false;
+  if (tokens == 0 || maxBytes == 0) return false;
+  Progress progress{.draft = {}, .agree = m_pending};
+  const bool fromBase = !m_unread.empty();
+  if (!fromBase && goOn(progress, tokens, maxBytes)) return false;
+  const Draft& draft = progress.draft;
+  const std::size_t first = progress.boundary;  // 0 from the base
+  DraftPass pass;
+  pass.known = fromBase ? TokenView(m_unread) : TokenView(m_steps).subspan(first - 1, 1);
+  pass.agree = progress.agree;
+  pass.head = draft.bytes;
+  pass.tokens = std::min(tokens - draft.tokens.size(), maxBytes - draft.bytes.size());
+  const std::size_t draws = pass.tokens + (pass.agree.empty() ? 0 : 1);
+  if (pass.agree.size() > DraftPass::kMostAgreeing ||
+      pass.known.size() + draws - 1 > m_runner->maxChunk())
+    return false;
+  reserveBoundaries(first + draws);
+  pass.from = &m_states[fromBase ? 0 : first - 1];
+  pass.to = std::span(m_states).subspan(first, draws);
+  const std::size_t firstLogits = pass.known.size() - 1;
+  const TokenView drawn = run(pass);
+  m_unread.clear();
+  keepBoundaries(first, draws, firstLogits, drawn);
+  return true;
 }
 
 /// Steps that the text confirms: with healing the tokens it has up to its last piece, whatever they
@@ -232,21 +298,21 @@ void SubwordDrafter::follow(ByteView bytes, std::stop_token stop) {
   Settled settled;
   if (m_settings.healing) settled = settle();
   const std::size_t kept = confirmedSteps(settled.tokens);
-  m_ready = false;  // until everything below is done
-  moveBase(kept);
+  const std::size_t reached = std::min(kept, m_computed - 1);
+  std::vector<Token> unread(m_steps.begin() + static_cast<std::ptrdiff_t>(reached),
+                            m_steps.begin() + static_cast<std::ptrdiff_t>(kept));
   const TokenView rest = TokenView(settled.tokens).subspan(std::min(kept, settled.tokens.size()));
-  if (!rest.empty()) {
-    read(rest, stop);
-    dropPending(m_tokenizer->decode(rest).size());
-    forgetSteps();
-  }
-  m_ready = true;
+  unread.insert(unread.end(), rest.begin(), rest.end());
+  moveBase(reached);
+  if (unread.empty()) return;
+  dropPending(m_tokenizer->decode(unread).size());
+  forgetSteps();
+  m_unread.insert(m_unread.end(), unread.begin(), unread.end());
 }
 
-/// Makes boundary `steps` the base.
+/// Makes boundary `steps`, which is computed, the base.
 void SubwordDrafter::moveBase(std::size_t steps) {
   if (steps == 0) return;
-  if (steps >= m_computed) extend(steps - 1, 1, {});
   const auto count = static_cast<std::ptrdiff_t>(steps);
   std::rotate(m_states.begin(), m_states.begin() + count, m_states.end());
   std::rotate(m_logits.begin(), m_logits.begin() + count, m_logits.end());

@@ -25,6 +25,8 @@ class SubwordDrafter : public Drafter {
   void reset(ByteView text, std::stop_token stop) override;
   Draft propose(std::size_t tokens, std::size_t maxBytes, std::stop_token stop) override;
   void append(ByteView bytes) override;
+  std::unique_ptr<RunnerPair> pairWith(Runner& verifier) override;
+  bool prepare(std::size_t tokens, std::size_t maxBytes, const RunPass& run) override;
 
   /// Longest end of a text that reset() reads: about what the drafter saw in training.
   static constexpr std::size_t kContextBytes = 4096;
@@ -41,11 +43,24 @@ class SubwordDrafter : public Drafter {
     std::size_t bytes = 0;
   };
 
+  /// How far a proposal has come.
+  struct Progress {
+    Draft draft;
+    ByteView agree;  ///< bytes of the text behind the current boundary
+    double confidence = 1;
+    std::size_t boundary = 0;
+  };
+
   void startOver(Bytes text, std::stop_token stop);
   void follow(ByteView bytes, std::stop_token stop);
   Settled settle() const;
   void readPending(std::stop_token stop);
   void read(TokenView tokens, std::stop_token stop);
+  void catchUp(std::stop_token stop);
+  bool goOn(Progress& progress, std::size_t tokens, std::size_t maxBytes);
+  void keepBoundaries(std::size_t first, std::size_t count, std::size_t firstLogits,
+                      TokenView drawn);
+  void reserveBoundaries(std::size_t count);
   void extend(std::size_t boundary, std::size_t most, std::stop_token stop);
   void takeStep(std::size_t i, Token token);
   Choice choose(std::size_t boundary, ByteView agree) const;
@@ -58,11 +73,12 @@ class SubwordDrafter : public Drafter {
   std::shared_ptr<const Tokenizer> m_tokenizer;
   std::unique_ptr<Runner> m_runner;
   DraftSettings m_settings;
-  Bytes m_text;                ///< everything followed so far
-  Bytes m_pending;             ///< end of m_text behind the base boundary
-  bool m_ready = false;        ///< boundary 0 is computed
-  bool m_provisional = false;  ///< the base lies in the text's unfinished first piece
-  // Boundaries, the drafter after some tokens: 0 is the base.
+  Bytes m_text;                 ///< everything followed so far
+  Bytes m_pending;              ///< end of m_text behind the base boundary
+  std::vector<Token> m_unread;  ///< tokens before the base that its state has not read yet
+  bool m_ready = false;         ///< there is a base; it may have to catch up
+  bool m_provisional = false;   ///< the base lies in the text's unfinished first piece
+  // Boundaries, the drafter after some tokens: 0 is the base, computed when nothing is unread.
   std::vector<State> m_states;
   std::vector<std::vector<float>> m_logits;  ///< of the next token
   std::size_t m_computed = 1;                ///< boundaries that are up to date

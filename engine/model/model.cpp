@@ -1,6 +1,7 @@
 #include "engine/model/model.h"
 
 #include "engine/error.h"
+#include "engine/model/runner_pair.h"
 
 namespace mb {
 
@@ -25,6 +26,16 @@ TokenView Runner::advanceDrawing(const State& from, std::span<State> to, Token f
                                  const Drawing&, const ChunkRequest& request) {
   advance(from, to.front(), {&first, 1}, request);
   return {};
+}
+
+std::size_t Runner::advanceJudging(const State& from, State& to, TokenView tokens, const Judgement&,
+                                   const ChunkRequest& request) {
+  advance(from, to, tokens, request);
+  return tokens.size();
+}
+
+std::unique_ptr<RunnerPair> Runner::pairWith(Runner&, const TokenBytes&) {
+  return nullptr;
 }
 
 }  // namespace mb

@@ -3,8 +3,11 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <stop_token>
 #include <string>
@@ -43,8 +46,20 @@ struct Drawing {
   std::vector<double> points;  ///< in [0, 1), one for each token to draw
 };
 
+/// When a runner lets a guessed token stand.
+struct Judgement {
+  /// While fewer tokens than this are more probable; without it while `drawing` draws the token.
+  std::optional<std::size_t> beta;
+  Drawing drawing;  ///< with a point for each guess
+};
+
 /// Throws RequestError for a chunk that is too long or holds a token outside the vocabulary.
 void checkChunk(const ModelConfig& config, TokenView tokens, std::size_t most);
+
+/// The bytes that a token stands for; none for some.
+using TokenBytes = std::function<ByteView(Token)>;
+
+class RunnerPair;
 
 /// Runs chunks of one model on one device. Owns the scratch memory; use from one thread at a time.
 /// The model must outlive it.
@@ -74,6 +89,13 @@ class Runner {
   virtual TokenView advanceDrawing(const State& from, std::span<State> to, Token first,
                                    const Drawing& drawing, const ChunkRequest& request);
 
+  /// advance() over `tokens`, of which all but the first are guesses, except that `to` becomes the
+  /// state after the first and those guesses that stand: up to the first that does not. Returns how
+  /// many tokens those are; a runner that cannot judge lets all stand. They are what the host finds
+  /// from the same logits, but for rounding: judge again and rewind() where it differs.
+  virtual std::size_t advanceJudging(const State& from, State& to, TokenView tokens,
+                                     const Judgement& judgement, const ChunkRequest& request);
+
   /// Sets `to` to the state after the first `kept` tokens of the last advance(), which started at
   /// `from`. Replays the recurrence; reads no weights.
   virtual void rewind(const State& from, State& to, std::size_t kept) = 0;
@@ -81,6 +103,10 @@ class Runner {
   /// Logits after token `index` of the last advance() (or after the last token, index ignored, when
   /// only that was wanted): vocabSize values, valid until the next advance().
   virtual std::span<const float> logits(std::size_t index) const = 0;
+
+  /// Lets this runner, of a model of bytes, verify what `drafter` drafts without a wait between
+  /// them. Null when they cannot, as on different devices.
+  virtual std::unique_ptr<RunnerPair> pairWith(Runner& drafter, const TokenBytes& bytes);
 
   /// Taps of the last advance(); count is 0 when none were wanted.
   virtual const TapBlock& taps() const = 0;
@@ -109,6 +135,9 @@ class Model {
   /// The same weights for runners on a thread of their own, which may run at the same time as those
   /// of this model; null on a device that has no threads.
   virtual std::shared_ptr<const Model> onOwnThread() const { return nullptr; }
+
+  /// How often the host has waited for this model's device so far; 0 where there is no wait.
+  virtual std::uint64_t waits() const { return 0; }
 
   State newState() const { return State(StateShape(config())); }
 };

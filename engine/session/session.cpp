@@ -37,6 +37,7 @@ Session::Session(std::shared_ptr<const Model> verifier, std::shared_ptr<Drafter>
     : m_verifier(std::move(verifier)),
       m_drafter(std::move(drafter)),
       m_runner(m_verifier->newRunner()),
+      m_pair(m_drafter ? m_drafter->pairWith(*m_runner) : nullptr),
       m_cursor(*m_verifier, *m_runner),
       m_snapshots(m_cursor.state().bytes()) {
   if (!m_verifier->config().isByteLevel()) {
@@ -185,7 +186,8 @@ void Session::generate(std::size_t count, const GenerationSettings& settings,
   prepare(settings, listener, stop);
   const ListenerScope scope(m_listener, listener);
   Drafter* drafter = speculates(settings) ? m_drafter.get() : nullptr;
-  Generator(m_cursor, drafter, settings, m_text, m_rounds).run(count, request(stop), *this);
+  Generator(m_cursor, drafter, settings, m_text, m_rounds, m_pair.get())
+      .run(count, request(stop), *this);
 }
 
 /// The generator has already appended the bytes to the text.

@@ -107,6 +107,7 @@ class Session : private GenerationSink {
   std::shared_ptr<const Model> m_verifier;
   std::shared_ptr<Drafter> m_drafter;
   std::unique_ptr<Runner> m_runner;
+  std::unique_ptr<RunnerPair> m_pair;  ///< of m_drafter and m_runner, if they make one
   Cursor m_cursor;
   SnapshotStore m_snapshots;
   Bytes m_text;

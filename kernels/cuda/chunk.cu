@@ -9,10 +9,16 @@ namespace mb::cuda {
 
 namespace {
 
+/// Of the kernels that a list is given to, one has the right size for it.
+__device__ inline bool isForThisKernel(const ChunkArguments& a) {
+  return !a.list || (a.list->count >= a.listFrom && a.list->count <= a.listTo);
+}
+
 /// A kernel whose last warp fills the ring while the others do a block's Work.
 template <class Work>
 __global__ void __launch_bounds__(kThreads, 1)
     blockKernel(const __grid_constant__ ChunkArguments arguments) {
+  if (!isForThisKernel(arguments)) return;
   extern __shared__ __align__(128) char memory[];
   auto* ring = reinterpret_cast<uint4*>(memory);
   auto* sync = reinterpret_cast<StageSync*>(memory + arguments.slots * kStageBytes);
@@ -127,6 +133,8 @@ Workspace::Workspace(const DeviceWeights& weights, std::uint32_t tokenCount)
     : tokens(tokenCount),
       logits(static_cast<std::size_t>(tokens) * weights.plan.dimensions().vocabulary),
       drawn(tokens),
+      stands(kMostTokens),
+      kept(1),
       arrivals(1),
       passing(arePassing(weights)) {
   const Dimensions& d = weights.plan.dimensions();
@@ -174,14 +182,14 @@ bool canDraw(const DeviceWeights& weights, const Workspace& workspace, const Dra
                                   : everyThreadHasALogit(weights.plan.dimensions());
 }
 
-void runChunk(const DeviceWeights& weights, Workspace& workspace, const ChunkRun& run,
-              cudaStream_t stream) {
-  const auto fits = [&](const LaunchShape& shape) { return shape.tokens >= run.tokens.size(); };
-  const LaunchShape& shape = *std::ranges::find_if(workspace.shapes, fits);
-  const auto grid = static_cast<std::uint32_t>(weights.blocks.size());
-  const Dimensions& size = weights.plan.dimensions();
+namespace {
+
+/// All but what depends on the kernel, which goes through the weights `passes` times.
+ChunkArguments argumentsOf(const DeviceWeights& weights, Workspace& workspace, const ChunkRun& run,
+                           std::uint32_t passes) {
+  const auto tokens = static_cast<std::uint32_t>(run.tokens.size());
   ChunkArguments arguments{
-      .size = size,
+      .size = weights.plan.dimensions(),
       .layout = weights.layout,
       .layerNorm = weights.layerNorm,
       .epsilon = weights.epsilon,
@@ -195,7 +203,8 @@ void runChunk(const DeviceWeights& weights, Workspace& workspace, const ChunkRun
       .headMean = weights.headMean.data(),
       .outBias = weights.outBias,
       .mixingBlocks = static_cast<int>(weights.plan.mixingBlocks()),
-      .tokens = static_cast<std::uint32_t>(run.tokens.size()),
+      .tokens = tokens,
+      .list = run.list,
       .capacity = workspace.tokens,
       .stateIn = run.stateIn,
       .stateOut = run.stateOut,
@@ -216,28 +225,69 @@ void runChunk(const DeviceWeights& weights, Workspace& workspace, const ChunkRun
       .arrived = workspace.awaited,
       .packets = workspace.packets.data(),
       .sequence = workspace.sequence,
-      .passes = 1 + run.draws,
+      .passes = passes,
+      .draws = run.draws,
       .drawn = workspace.drawn.data(),
       .drawing = run.drawing,
-      .slots = shape.slots,
-      .operandBytes = shape.operandBytes,
+      .agreement = run.agreement,
+      .slots = 0,
+      .operandBytes = 0,
       .channels = static_cast<int>(weights.plan.mostChannels()),
       .outRows = static_cast<int>(weights.plan.mostOutRows()),
   };
   std::ranges::copy(run.tokens, arguments.input);
-  for (std::uint32_t pass = 0; pass <= run.draws; ++pass)
+  for (std::uint32_t pass = 0; pass < passes; ++pass)
     arguments.statesOut[pass] =
         run.statesOut.empty()
             ? run.stateOut
             : run.statesOut[std::min<std::size_t>(pass, run.statesOut.size() - 1)];
+  return arguments;
+}
+
+void launch(const LaunchShape& shape, ChunkArguments& arguments, std::uint32_t grid,
+            cudaStream_t stream) {
+  arguments.slots = shape.slots;
+  arguments.operandBytes = shape.operandBytes;
   void* parameters[] = {&arguments};
   check(cudaLaunchCooperativeKernel(shape.kernel, dim3(grid), dim3(kThreads), parameters,
                                     static_cast<std::size_t>(shape.sharedBytes), stream),
         "launching a chunk");
-  if (shape.tokens == 1)
-    workspace.sequence += arguments.passes * (size.layers + 1);
+}
+
+/// The kernels of all sizes that the list may have; the first takes those below as well.
+void launchListed(const Workspace& workspace, const ChunkRun& run, ChunkArguments& arguments,
+                  std::uint32_t grid, cudaStream_t stream) {
+  arguments.listTo = 0;
+  for (const LaunchShape& shape : workspace.shapes) {
+    const std::uint32_t least = std::min(run.usuallyListed, run.mostListed);
+    if (shape.tokens == 1 || shape.tokens < least) continue;
+    if (arguments.listTo >= run.mostListed) break;
+    arguments.listFrom = arguments.listTo + 1;
+    arguments.listTo = shape.tokens;
+    launch(shape, arguments, grid, stream);
+  }
+}
+
+}  // namespace
+
+void runChunk(const DeviceWeights& weights, Workspace& workspace, const ChunkRun& run,
+              cudaStream_t stream) {
+  const auto grid = static_cast<std::uint32_t>(weights.blocks.size());
+  const std::uint32_t layers = weights.plan.dimensions().layers;
+  const auto tokens = static_cast<std::uint32_t>(run.tokens.size());
+  const bool single =
+      workspace.shapes.front().tokens == 1 && (run.draws > 0 || (tokens == 1 && !run.list));
+  const std::uint32_t passes = single ? tokens + run.draws - (run.readsLast ? 0 : 1) : 1;
+  ChunkArguments arguments = argumentsOf(weights, workspace, run, passes);
+  const auto fits = [&](const LaunchShape& shape) { return single || shape.tokens >= tokens; };
+  if (run.list)
+    launchListed(workspace, run, arguments, grid, stream);
   else
-    workspace.awaited += (kBarriersPerLayer * size.layers + (run.logits ? 1 : 0)) * grid;
+    launch(*std::ranges::find_if(workspace.shapes, fits), arguments, grid, stream);
+  if (single)
+    workspace.sequence += passes * (layers + 1);
+  else
+    workspace.awaited += (kBarriersPerLayer * layers + (run.logits ? 1 : 0)) * grid;
 }
 
 }  // namespace mb::cuda

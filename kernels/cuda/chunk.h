@@ -48,11 +48,33 @@ struct Workspace {
   DeviceArray<float> traceConvolved;  ///< u'
   DeviceArray<float> traceDelta;      ///< Δ
   DeviceArray<float> traceB;          ///< [L][tokens][n]
+  DeviceArray<std::uint32_t> stands;  ///< [kMostTokens]: whether guess i does, by judge()
+  PinnedArray<std::uint32_t> kept;    ///< [1]: tokens that replayStanding() kept
   DeviceArray<float> taps;  ///< Δ, ‖s‖, mean Ā: [L][tokens][3][e]; empty without taps
   DeviceArray<std::uint32_t> arrivals;  ///< of the barrier across the grid
   bool passing;                         ///< weights do not stay in the level 2 cache
   std::uint32_t awaited = 0;            ///< arrivals when the last launch has ended
   std::uint32_t sequence = 1;           ///< that no packet has yet
+};
+
+/// A chunk's tokens in device memory, where one kernel leaves them for the next.
+struct TokenList {
+  std::uint32_t count = 0;
+  std::int32_t tokens[kMostTokens] = {};
+};
+
+/// The bytes that tokens stand for, in device memory: those of token t begin at begins[t] and end
+/// where the next one's do.
+struct Spelling {
+  const std::uint32_t* begins = nullptr;  ///< [V + 1]
+  const std::uint8_t* bytes = nullptr;
+};
+
+/// Bytes that a token has to agree with: its own start with them, or are their start.
+struct Agreement {
+  Spelling spelling{};     ///< of the vocabulary
+  std::uint32_t size = 0;  ///< 0 where any token will do
+  std::uint8_t bytes[kMostTokens] = {};
 };
 
 /// How tokens are drawn: by temperature, then the most probable k, those that make up p of the
@@ -67,17 +89,25 @@ struct Drawing {
 
 struct ChunkRun {
   std::span<const std::int32_t> tokens;
+  /// Instead of `tokens`, for chunks that draw nothing: tokens that an earlier kernel of the stream
+  /// leaves, from 1 to `mostListed`; best with at least `usuallyListed`.
+  const TokenList* list = nullptr;
+  std::uint32_t usuallyListed = 1;
+  std::uint32_t mostListed = 0;
   const float* stateIn = nullptr;  ///< as on the host; may be stateOut
   float* stateOut = nullptr;
   bool logits = false;
   bool trace = false;  ///< leaves behind what replay() needs
   bool taps = false;
-  /// Tokens to draw and read behind a single one; needs logits and canDraw().
+  /// Tokens to draw behind the given ones, each read before the next is drawn; needs logits and
+  /// canDraw(). They and the given ones are at most the workspace's capacity.
   std::uint32_t draws = 0;
-  /// Instead of stateOut, where draws > 0: the states after the first token and after each that was
-  /// drawn; the last takes what remains.
+  bool readsLast = true;  ///< of the tokens drawn
+  /// Instead of stateOut, where draws > 0: the states after each token that is read; the last takes
+  /// what remains. The first may be stateIn.
   std::span<float* const> statesOut{};
   Drawing drawing{};
+  Agreement agreement{};  ///< of the first token that is drawn
 };
 
 /// Whether runChunk() can draw tokens so with this workspace. Of large vocabularies it takes only
@@ -88,7 +118,8 @@ bool canDraw(const DeviceWeights& weights, const Workspace& workspace, const Dra
 /// does not fit at all.
 std::uint32_t mostTokens(const DeviceWeights& weights);
 
-/// Launches the kernel; results are ready when the stream is.
+/// Launches the kernel; results are ready when the stream is. For a list, a kernel of every size
+/// that it may have: all but one find that it is not theirs.
 void runChunk(const DeviceWeights& weights, Workspace& workspace, const ChunkRun& run,
               cudaStream_t stream);
 

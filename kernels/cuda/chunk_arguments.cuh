@@ -33,6 +33,9 @@ struct ChunkArguments {
 
   std::int32_t input[kMostTokens];
   std::uint32_t tokens;
+  const TokenList* list;   // or null: then input and tokens
+  std::uint32_t listFrom;  // sizes of the list that this kernel is for
+  std::uint32_t listTo;
   std::uint32_t capacity;
   const float* stateIn;
   float* stateOut;
@@ -56,11 +59,13 @@ struct ChunkArguments {
 
   // And for a single token.
   uint4* packets;
-  std::uint32_t sequence;         // that no packet has yet
-  std::uint32_t passes;           // tokens: the one given, and those that are drawn
+  std::uint32_t sequence;  // that no packet has yet
+  std::uint32_t passes;    // tokens that are read: those given, and drawn ones
+  std::uint32_t draws;
   float* statesOut[kMostTokens];  // of the passes
-  std::int32_t* drawn;            // [passes - 1]
+  std::int32_t* drawn;            // [draws]
   Drawing drawing;
+  Agreement agreement;  // of the first that is drawn
 
   int slots;         // stages of the ring
   int operandBytes;  // shared memory for activations

@@ -54,7 +54,7 @@ class Chunk {
  private:
   using Sums = float[kPanel][NT][4];
 
-  __device__ int tokens() const { return static_cast<int>(a.tokens); }
+  __device__ int tokens() const { return m_tokens; }
   __device__ int planes() const { return static_cast<int>(a.size.planes); }
 
   /// The products over whole rows. One loop serves them all: instructions have to fit the
@@ -101,6 +101,7 @@ class Chunk {
 
   const ChunkArguments& a;
   const BlockPlan m_block;
+  int m_tokens;
   int m_warp;
   int m_lane;
   int m_channelBegin;
@@ -154,6 +155,7 @@ template <int NT, int SPL>
 __device__ Chunk<NT, SPL>::Chunk(const ChunkArguments& arguments, char* memory)
     : a(arguments),
       m_block(arguments.blocks[blockIdx.x]),
+      m_tokens(static_cast<int>(a.list ? a.list->count : a.tokens)),
       m_warp(threadIdx.x / 32),
       m_lane(threadIdx.x % 32),
       m_channelBegin(m_block.groups.begin * kGroupChannels),

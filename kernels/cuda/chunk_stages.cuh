@@ -58,8 +58,10 @@ __device__ void Chunk<NT, SPL>::startResidual() {
   const int rows = static_cast<int>(m_block.outTiles.count) * 16;
   const int first = static_cast<int>(m_block.outTiles.begin) * 16;
 #pragma unroll 1
-  for (int i = threadIdx.x; i < rows * tokens(); i += kComputeThreads)
-    m_residual[i / rows * a.outRows + i % rows] = embedded(a, a.input[i / rows], first + i % rows);
+  for (int i = threadIdx.x; i < rows * tokens(); i += kComputeThreads) {
+    const std::int32_t token = a.list ? a.list->tokens[i / rows] : a.input[i / rows];
+    m_residual[i / rows * a.outRows + i % rows] = embedded(a, token, first + i % rows);
+  }
   m_fetchedNorm = normWeight(0, 0);
   publish(0);
 }

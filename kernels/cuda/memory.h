@@ -1,7 +1,9 @@
 // Owned device memory, streams and events. Every call is checked.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <cuda_runtime_api.h>
 #include <stdexcept>
 #include <string>
@@ -86,7 +88,7 @@ class PinnedArray {
   std::size_t m_size = 0;
 };
 
-/// Ordered with the default stream, which copies states.
+/// Ordered with the default stream, which copies states. Threads may share one.
 class Stream {
  public:
   Stream() { check(cudaStreamCreate(&m_stream), "cudaStreamCreate"); }
@@ -95,10 +97,16 @@ class Stream {
   Stream& operator=(const Stream&) = delete;
 
   operator cudaStream_t() const { return m_stream; }
-  void wait() const { check(cudaStreamSynchronize(m_stream), "cudaStreamSynchronize"); }
+  void wait() const {
+    ++m_waits;
+    check(cudaStreamSynchronize(m_stream), "cudaStreamSynchronize");
+  }
+  /// How often wait() was called.
+  std::uint64_t waits() const { return m_waits; }
 
  private:
   cudaStream_t m_stream = nullptr;
+  mutable std::atomic<std::uint64_t> m_waits = 0;
 };
 
 /// A point in a stream's work.

@@ -1,4 +1,4 @@
-// One block's work on a single token of a common shape: the same sums as Chunk's, in the same
+// One block's work on single tokens of a common shape: the same sums as Chunk's, in the same
 // order, arranged for latency. Blocks do not meet; each value is waited for by those who need it
 // (see packets.cuh), and warps repeat small work rather than share it.
 #pragma once
@@ -65,7 +65,10 @@ class Step {
   __device__ void writeLogits();
   __device__ void sendBest(const Best& best);
 
-  __device__ bool drawsNext() const { return m_pass + 1 < static_cast<int>(a.passes); }
+  /// Of the token behind this pass among those that are drawn; negative before a given one.
+  __device__ int drawIndex() const { return m_pass + 1 - static_cast<int>(a.tokens); }
+  __device__ bool drawsNext() const { return drawIndex() < static_cast<int>(a.draws); }
+  __device__ bool mayBeDrawn(std::uint32_t token) const;
   __device__ const uint4* inputPackets() const {
     return a.packets + m_packets.input + blockIdx.x % kInputCopies * m_packets.inputSize;
   }
@@ -143,7 +146,9 @@ __device__ void Step<PAIRS>::run() {
   for (m_pass = 0; m_pass < static_cast<int>(a.passes); ++m_pass) {
     m_stateOut = a.statesOut[m_pass];
     read(token);
+    // Before a given token as well: with that, all have read what the next pass overwrites.
     if (drawsNext() && m_block.outTiles.count > 0) token = draw();
+    if (m_pass + 1 < static_cast<int>(a.tokens)) token = a.input[m_pass + 1];
     m_stateIn = m_stateOut;
     ++m_sequence;
   }

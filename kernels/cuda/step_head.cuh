@@ -18,13 +18,28 @@ __device__ void Step<PAIRS>::writeLogits() {
     if (static_cast<int>(threadIdx.x) >= height * 16 || id >= a.size.vocabulary) continue;
     const float logit = fmaf(total(threadIdx.x), m_scale, 0.0f);
     a.logits[static_cast<std::size_t>(m_pass) * a.size.vocabulary + id] = logit;
-    best.take(logit, static_cast<int>(id));
-    if (!drawsNext() || !sendsAll) continue;
+    if (!drawsNext()) continue;
+    const float offered = mayBeDrawn(id) ? logit : Best{}.logit;
+    best.take(offered, static_cast<int>(id));
+    if (!sendsAll) continue;
     for (int i = 0; i < kInputCopies; ++i)
       send(reinterpret_cast<uint2*>(a.packets + m_packets.logits + i * m_packets.logitsSize) + id,
-           __float_as_uint(logit), m_sequence);
+           __float_as_uint(offered), m_sequence);
   }
   if (drawsNext() && !sendsAll && tileRows > 0) sendBest(best);
+}
+
+/// Whether a token agrees with the bytes that the first drawn one has to agree with.
+template <int PAIRS>
+__device__ bool Step<PAIRS>::mayBeDrawn(std::uint32_t token) const {
+  const Agreement& agreement = a.agreement;
+  if (agreement.size == 0 || drawIndex() != 0) return true;
+  const std::uint32_t begin = agreement.spelling.begins[token];
+  const std::uint32_t size = agreement.spelling.begins[token + 1] - begin;
+  const std::uint32_t common = min(size, agreement.size);
+  for (std::uint32_t i = 0; i < common; ++i)
+    if (agreement.spelling.bytes[begin + i] != agreement.bytes[i]) return false;
+  return common > 0;
 }
 
 /// Tells those who draw which of the block's tokens is the most probable.
@@ -42,7 +57,8 @@ __device__ int Step<PAIRS>::draw() {
   const uint4* from =
       a.packets + m_packets.logits + blockIdx.x % kInputCopies * m_packets.logitsSize;
   const int token = everyThreadHasALogit(a.size) ? drawFromAll(from) : takeBest(from);
-  if (blockIdx.x == gridDim.x - 1 && threadIdx.x == 0) a.drawn[m_pass] = token;
+  if (blockIdx.x == gridDim.x - 1 && threadIdx.x == 0 && drawIndex() >= 0)
+    a.drawn[drawIndex()] = token;
   return token;
 }
 
@@ -57,7 +73,7 @@ __device__ int Step<PAIRS>::drawFromAll(const uint4* logits) {
     return isOf(logit, m_sequence);
   });
   return drawToken(a.drawing, vocabulary, __uint_as_float(logit.x),
-                   static_cast<float>(a.drawing.points[m_pass]), *m_drawMemory);
+                   static_cast<float>(a.drawing.points[max(drawIndex(), 0)]), *m_drawMemory);
 }
 
 /// The most probable token, of those that the blocks found among theirs.

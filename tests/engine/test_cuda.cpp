@@ -1,5 +1,8 @@
 // The CUDA device against the golden vectors, the CPU and itself. Skipped without a device.
 #include <QTest>
+#include <array>
+#include <functional>
+#include <numeric>
 #include <set>
 
 #include "engine/decoding/sampler.h"
@@ -8,6 +11,7 @@
 #include "engine/model/devices.h"
 #include "engine/model/mix.h"
 #include "engine/session/session.h"
+#include "tests/support/paired_model.h"
 #include "tests/support/random_state.h"
 #include "tests/support/random_values.h"
 #include "tests/support/recorded_run.h"
@@ -47,6 +51,62 @@ std::vector<std::vector<float>> readAll(const Model& model, TokenView tokens, St
 Bytes excerpt(std::size_t offset, std::size_t size) {
   const std::string text = readFile(std::filesystem::path(MB_TEST_DATA) / "books-test-excerpt.txt");
   return toBytes(std::string_view(text).substr(offset, size));
+}
+
+/// A drafter without the pair that it could make.
+class Unpaired : public Drafter {
+ public:
+  explicit Unpaired(std::shared_ptr<Drafter> drafter) : m_drafter(std::move(drafter)) {}
+  std::string name() const override { return m_drafter->name(); }
+  void configure(const DraftSettings& settings) override { m_drafter->configure(settings); }
+  void reset(ByteView text, std::stop_token stop) override { m_drafter->reset(text, stop); }
+  Draft propose(std::size_t tokens, std::size_t maxBytes, std::stop_token stop) override {
+    return m_drafter->propose(tokens, maxBytes, stop);
+  }
+  void append(ByteView bytes) override { m_drafter->append(bytes); }
+
+ private:
+  std::shared_ptr<Drafter> m_drafter;
+};
+
+QString show(ByteView bytes) {
+  return QString::fromStdString(std::string(toText(bytes)));
+}
+
+QString show(TokenView tokens) {
+  QStringList list;
+  for (const Token token : tokens) list << QString::number(token);
+  return list.join(' ');
+}
+
+/// In what a round differs from another, or nothing.
+QString difference(const RoundRecord& a, const RoundRecord& b) {
+  QStringList ids[2];
+  for (const DraftToken& token : a.tokens)
+    ids[0] << QString("%1:%2-%3").arg(token.id).arg(token.begin).arg(token.end);
+  for (const DraftToken& token : b.tokens)
+    ids[1] << QString("%1:%2-%3").arg(token.id).arg(token.begin).arg(token.end);
+  if (a.position != b.position) return QString("at %1, not %2").arg(a.position).arg(b.position);
+  if (a.draft != b.draft || ids[0] != ids[1])
+    return QString("draft \"%1\" (%2), not \"%3\" (%4)")
+        .arg(show(a.draft), ids[0].join(' '), show(b.draft), ids[1].join(' '));
+  if (a.accepted != b.accepted || a.corrected != b.corrected || a.bonus != b.bonus)
+    return QString("accepted %1, not %2").arg(a.accepted).arg(b.accepted);
+  return {};
+}
+
+void addSamplers() {
+  QTest::addColumn<double>("temperature");
+  QTest::addColumn<int>("topK");
+  QTest::addColumn<double>("topP");
+  QTest::addColumn<double>("minP");
+  QTest::newRow("greedy") << 0.0 << 0 << 1.0 << 0.0;
+  QTest::newRow("temperature") << 1.3 << 0 << 1.0 << 0.0;
+  QTest::newRow("top-k") << 0.8 << 40 << 1.0 << 0.0;
+  QTest::newRow("top-1") << 0.8 << 1 << 1.0 << 0.0;
+  QTest::newRow("top-p") << 1.0 << 0 << 0.9 << 0.0;
+  QTest::newRow("min-p") << 2.0 << 0 << 1.0 << 0.05;
+  QTest::newRow("all") << 1.5 << 100 << 0.95 << 0.01;
 }
 
 void addGoldens() {
@@ -110,19 +170,7 @@ class CudaTest : public QObject {
     for (std::size_t i = 0; i < got.size(); ++i) QVERIFY(relativeError(got[i], expected[i]) < 1e-3);
   }
 
-  void drawsWhatTheSamplerDraws_data() {
-    QTest::addColumn<double>("temperature");
-    QTest::addColumn<int>("topK");
-    QTest::addColumn<double>("topP");
-    QTest::addColumn<double>("minP");
-    QTest::newRow("greedy") << 0.0 << 0 << 1.0 << 0.0;
-    QTest::newRow("temperature") << 1.3 << 0 << 1.0 << 0.0;
-    QTest::newRow("top-k") << 0.8 << 40 << 1.0 << 0.0;
-    QTest::newRow("top-1") << 0.8 << 1 << 1.0 << 0.0;
-    QTest::newRow("top-p") << 1.0 << 0 << 0.9 << 0.0;
-    QTest::newRow("min-p") << 2.0 << 0 << 1.0 << 0.05;
-    QTest::newRow("all") << 1.5 << 100 << 0.95 << 0.01;
-  }
+  void drawsWhatTheSamplerDraws_data() { addSamplers(); }
   void drawsWhatTheSamplerDraws() {
     QFETCH(double, temperature);
     QFETCH(int, topK);
@@ -209,6 +257,62 @@ class CudaTest : public QObject {
       }
     }
     QVERIFY(seen.size() > 20);
+  }
+
+  // Guesses that are what the sampler draws up to some place, and as likely as not wrong from
+  // there.
+  void judgesDrawsAsTheSamplerDoes_data() { addSamplers(); }
+  void judgesDrawsAsTheSamplerDoes() {
+    QFETCH(double, temperature);
+    QFETCH(int, topK);
+    QFETCH(double, topP);
+    QFETCH(double, minP);
+    constexpr std::uint64_t kSeed = 6;
+    const SamplerSettings settings{.temperature = temperature,
+                                   .topK = std::size_t(topK),
+                                   .topP = topP,
+                                   .minP = minP,
+                                   .seed = kSeed};
+    Sampler sampler(settings);
+    const auto next = [&](std::span<const float> logits, std::uint64_t position) {
+      return sampler.draw(logits, position, TokenView());
+    };
+    std::set<std::size_t> seen;
+    judgeManyChunks(
+        next,
+        [&](std::uint64_t first, std::size_t guesses) {
+          Judgement judgement{std::nullopt, {temperature, std::size_t(topK), topP, minP, {}}};
+          for (std::size_t i = 0; i < guesses; ++i)
+            judgement.drawing.points.push_back(uniform01(kSeed, first + i));
+          return judgement;
+        },
+        seen);
+    QVERIFY(seen.size() > 3);
+  }
+
+  void judgesRanksAsTheHostDoes_data() {
+    QTest::addColumn<int>("beta");
+    for (const int beta : {0, 1, 3, 100, 256})
+      QTest::newRow(qPrintable(QString::number(beta))) << beta;
+  }
+  void judgesRanksAsTheHostDoes() {
+    QFETCH(int, beta);
+    Random random(7);
+    const auto ranked = [&](std::span<const float> logits, std::uint64_t) {
+      std::vector<Token> order(logits.size());
+      std::iota(order.begin(), order.end(), 0);
+      std::ranges::sort(
+          order, [&](Token a, Token b) { return logits[std::size_t(a)] > logits[std::size_t(b)]; });
+      return order[beta > 0 ? random.below(std::uint32_t(beta)) : 0];
+    };
+    std::set<std::size_t> seen;
+    judgeManyChunks(
+        ranked,
+        [&](std::uint64_t, std::size_t) {
+          return Judgement{std::size_t(beta), {}};
+        },
+        seen);
+    QCOMPARE(seen.size() > 3, beta > 0);
   }
 
   void aChunkIsItsStepsBitForBit_data() {
@@ -407,6 +511,163 @@ class CudaTest : public QObject {
     }
   }
 
+  // Random work for a pair, and the same done by single passes on the same device.
+  void aPairDoesWhatItsRunnersDoAlone() {
+    const auto bytesOf = [&](Token token) { return m_drafter->tokenizer().bytes(token); };
+    const PairedModel verifierAlone(m_verifier);
+    const PairedModel drafterAlone(std::shared_ptr<const Model>(m_drafter, &m_drafter->model()));
+    const auto verifiers = std::array{m_verifier->newRunner(), verifierAlone.newRunner()};
+    const auto drafters = std::array{m_drafter->model().newRunner(), drafterAlone.newRunner()};
+    const auto together = verifiers[0]->pairWith(*drafters[0], bytesOf);
+    const auto alone = verifiers[1]->pairWith(*drafters[1], bytesOf);
+    QVERIFY(together && alone);
+    Random random(12);
+    const auto vocabulary = std::uint32_t(m_drafter->tokenizer().vocabularySize());
+    State draftState = m_drafter->model().newState();
+    State verifyState = m_verifier->newState();
+    std::set<std::size_t> lengths;
+    for (std::size_t trial = 0; trial < 80; ++trial) {
+      const std::vector<Token> known = random.tokens(1 + random.below(4), vocabulary);
+      const std::size_t draws = 1 + random.below(9);
+      Bytes agree;
+      if (trial % 2) {
+        const ByteView bytes = bytesOf(Token(random.below(vocabulary)));
+        agree.assign(bytes.begin(), bytes.end());
+        if (trial % 8 == 1) agree.push_back(Byte(random.below(256)));
+        if (trial % 8 == 3 && agree.size() > 1) agree.pop_back();
+      }
+      const Bytes head = random.bytes(random.below(5));
+      const std::size_t most =
+          std::min(1 + head.size() + random.below(30), verifiers[0]->maxChunk() - 1);
+      Judgement judgement;
+      if (trial % 3) judgement.beta = trial % 3 == 1 ? 3 : 60;
+      judgement.drawing.points.resize(most);
+      const bool inPlace = trial % 4 < 2;
+      std::vector<State> to[2];
+      State after[2];
+      RunnerPair::Outcome outcome[2];
+      for (const int i : {0, 1}) {
+        to[i].assign(draws, m_drafter->model().newState());
+        if (inPlace) to[i][0] = draftState;
+        after[i] = m_verifier->newState();
+        DraftPass draft;
+        draft.from = inPlace ? &to[i][0] : &draftState;
+        draft.to = to[i];
+        draft.known = known;
+        draft.agree = agree;
+        draft.head = head;
+        draft.tokens = agree.empty() ? draws : std::max<std::size_t>(draws - 1, 1);
+        const VerifyPass verify{verifyState, after[i], Token(trial), most, judgement};
+        outcome[i] = (i == 0 ? together : alone)->run(draft, verify, {});
+      }
+      const QString where = QString("trial %1: %2 known, %3 drawn, agreeing with %4 bytes, most %5")
+                                .arg(trial)
+                                .arg(known.size())
+                                .arg(draws)
+                                .arg(agree.size())
+                                .arg(most);
+      QVERIFY2(std::ranges::equal(outcome[0].drawn, outcome[1].drawn),
+               qPrintable(where + ": drew " + show(outcome[0].drawn) + ", not " +
+                          show(outcome[1].drawn)));
+      QVERIFY2(std::ranges::equal(outcome[0].chunk, outcome[1].chunk),
+               qPrintable(where + ": read " + show(outcome[0].chunk) + ", not " +
+                          show(outcome[1].chunk)));
+      QVERIFY2(
+          outcome[0].kept == outcome[1].kept,
+          qPrintable(
+              QString("%1: kept %2, not %3").arg(where).arg(outcome[0].kept).arg(outcome[1].kept)));
+      for (std::size_t i = 0; i + 1 < known.size() + draws; ++i)
+        QVERIFY2(copyOf(drafters[0]->logits(i)) == copyOf(drafters[1]->logits(i)),
+                 qPrintable(QString("%1: the drafter's logits %2").arg(where).arg(i)));
+      for (std::size_t i = 0; i < draws; ++i) {
+        QVERIFY2(std::ranges::equal(to[0][i].values(), to[1][i].values()),
+                 qPrintable(QString("%1: the drafter's state %2").arg(where).arg(i)));
+        QCOMPARE(to[0][i].position(), to[1][i].position());
+      }
+      for (std::size_t i = 0; i < outcome[0].chunk.size(); ++i)
+        QVERIFY2(copyOf(verifiers[0]->logits(i)) == copyOf(verifiers[1]->logits(i)),
+                 qPrintable(QString("%1: the verifier's logits %2").arg(where).arg(i)));
+      QVERIFY2(std::ranges::equal(after[0].values(), after[1].values()),
+               qPrintable(where + ": the verifier's state"));
+      QCOMPARE(after[0].position(), after[1].position());
+      lengths.insert(outcome[0].chunk.size());
+      draftState = to[0].back();
+      verifyState = after[0];
+    }
+    QVERIFY2(lengths.size() > 10, qPrintable(QString::number(lengths.size())));
+  }
+
+  void aPairWritesWhatTheTwoDoAloneAndWaitsOnceARound_data() {
+    QTest::addColumn<int>("speculation");
+    QTest::addColumn<double>("temperature");
+    QTest::addColumn<int>("draftTokens");
+    QTest::addColumn<bool>("taps");
+    for (const auto speculation : {Speculation::Exact, Speculation::TopBeta})
+      for (const double temperature : {0.0, 0.8})
+        for (const int draftTokens : {1, 4, 8})
+          QTest::addRow("%s, temperature %.1f, %d tokens", nameOf(speculation).data(), temperature,
+                        draftTokens)
+              << int(speculation) << temperature << draftTokens << false;
+    QTest::newRow("with taps") << int(Speculation::TopBeta) << 0.8 << 4 << true;
+  }
+  void aPairWritesWhatTheTwoDoAloneAndWaitsOnceARound() {
+    QFETCH(int, speculation);
+    QFETCH(double, temperature);
+    QFETCH(int, draftTokens);
+    QFETCH(bool, taps);
+    GenerationSettings settings;
+    settings.speculation = Speculation(speculation);
+    settings.sampler.temperature = temperature;
+    settings.sampler.seed = 3;
+    settings.draftTokens = std::size_t(draftTokens);
+    const auto waits = [&] { return m_verifier->waits() + m_drafter->model().waits(); };
+    Recorder runs[2];
+    Bytes texts[2];
+    std::uint64_t waited[2];
+    for (const bool paired : {false, true}) {
+      Session session(m_verifier, paired ? std::shared_ptr<Drafter>(m_drafter)
+                                         : std::make_shared<Unpaired>(m_drafter));
+      session.setTaps({taps, 1, 16});
+      session.replace(0, 0, excerpt(2000, 120));
+      session.prepare(settings, runs[paired], {});
+      const std::uint64_t before = waits();
+      session.generate(600, settings, runs[paired], {});
+      waited[paired] = waits() - before;
+      texts[paired] = session.text();
+    }
+    const std::size_t rounds = std::min(runs[0].rounds.size(), runs[1].rounds.size());
+    for (std::size_t i = 0; i < rounds; ++i) {
+      const QString differs = difference(runs[1].rounds[i], runs[0].rounds[i]);
+      QVERIFY2(differs.isEmpty(), qPrintable(QString("round %1: %2").arg(i).arg(differs)));
+    }
+    QVERIFY2(texts[1] == texts[0], qPrintable(show(texts[1]) + "\nnot\n" + show(texts[0])));
+    QCOMPARE(runs[1].rounds.size(), runs[0].rounds.size());
+    QCOMPARE(QString::fromStdString(problemOf(runs[1], 120)), QString());
+    for (std::size_t i = 0; i < texts[0].size(); ++i)
+      QVERIFY2(sameScore(runs[1].records[i], runs[0].records[i]),
+               qPrintable(QString("record %1").arg(i)));
+    QVERIFY(runs[1].taps == runs[0].taps);
+    QCOMPARE(runs[1].taps.empty(), !taps);
+    const double perRound = double(waited[1]) / double(rounds);
+    const QString found = QString("%1 waits a round, %2 without the pair")
+                              .arg(perRound)
+                              .arg(double(waited[0]) / double(rounds));
+    qInfo("%s", qPrintable(found));
+    QVERIFY2(perRound < 1.2, qPrintable(found));
+  }
+
+  void onlyRunnersOfOneDeviceMakeAPair() {
+    const auto cpu = loader(DeviceKind::Cpu).open(bundledFolder("books"));
+    const auto onCpu = cpu->newRunner();
+    const auto onCuda = m_verifier->newRunner();
+    const auto none = [](Token) { return ByteView(); };
+    QVERIFY(!onCuda->pairWith(*onCpu, none));
+    QVERIFY(!onCpu->pairWith(*onCuda, none));
+    QVERIFY(!onCuda->pairWith(*onCuda, none));
+    const auto drafter = m_drafter->model().newRunner();
+    QVERIFY(!drafter->pairWith(*onCuda, none));  // a subword model verifies nothing
+  }
+
   void cleanupTestCase() {
     m_drafter.reset();
     m_verifier.reset();
@@ -417,6 +678,65 @@ class CudaTest : public QObject {
     QFETCH(QString, golden);
     if (golden == "books") return m_verifier;
     return loader(DeviceKind::Cuda).open(goldenFolder(golden.toStdString()));
+  }
+
+  /// Judges chunks of every length whose guesses are what `next` says after the token before, or
+  /// random from some place on, and compares with what `judgement` means, looked up on the host.
+  /// Collects how many tokens stood.
+  void judgeManyChunks(
+      const std::function<Token(std::span<const float>, std::uint64_t)>& next,
+      const std::function<Judgement(std::uint64_t first, std::size_t guesses)>& judgementOf,
+      std::set<std::size_t>& seen) {
+    const auto runner = m_verifier->newRunner();
+    const auto single = m_verifier->newRunner();
+    Random random(11);
+    State start = randomState(*m_verifier, random);
+    for (std::size_t length = 2; length <= runner->maxChunk(); ++length) {
+      const std::uint64_t first = length * 100;  // text position of the first guess
+      const std::size_t right = random.below(std::uint32_t(2 * length));
+      std::vector<State> states{start};
+      std::vector<Token> tokens{Token(random.below(256))};
+      std::vector<std::vector<float>> logits;
+      while (true) {
+        State after = m_verifier->newState();
+        single->advance(states.back(), after, {&tokens.back(), 1}, {});
+        states.push_back(std::move(after));
+        logits.push_back(copyOf(single->logits(0)));
+        if (tokens.size() == length) break;
+        const Token following = next(logits.back(), first + tokens.size() - 1);
+        tokens.push_back(tokens.size() <= right ? following : Token(random.below(256)));
+      }
+      const Judgement judgement = judgementOf(first, length - 1);
+      std::size_t expected = 1;
+      while (expected < length) {
+        const std::span<const float> row = logits[expected - 1];
+        const Token guess = tokens[expected];
+        const float own = row[std::size_t(guess)];
+        const auto better = std::ranges::count_if(row, [&](float l) { return l > own; });
+        if (judgement.beta ? std::size_t(better) >= *judgement.beta
+                           : next(row, first + expected - 1) != guess)
+          break;
+        ++expected;
+      }
+      State state = m_verifier->newState();
+      const std::size_t kept = runner->advanceJudging(start, state, tokens, judgement, {});
+      const QString where = QString("%1 tokens, right up to %2").arg(length).arg(right);
+      QVERIFY2(kept == expected,
+               qPrintable(QString("%1: kept %2, not %3").arg(where).arg(kept).arg(expected)));
+      QVERIFY2(std::ranges::equal(state.values(), states[kept].values()),
+               qPrintable(where + ": another state"));
+      QCOMPARE(state.position(), start.position() + kept);
+      for (std::size_t i = 0; i < length; ++i)
+        QVERIFY2(copyOf(runner->logits(i)) == logits[i],
+                 qPrintable(QString("%1: other logits %2").arg(where).arg(i)));
+      for (const std::size_t other : {std::size_t{1}, length / 2 + 1, length}) {
+        runner->rewind(start, state, other);
+        QVERIFY2(std::ranges::equal(state.values(), states[other].values()),
+                 qPrintable(QString("%1: rewound to %2").arg(where).arg(other)));
+      }
+      seen.insert(kept);
+      start = states[1];
+    }
   }
 
   Bytes write(const Bytes& prompt, const GenerationSettings& settings) const {

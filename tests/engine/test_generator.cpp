@@ -5,6 +5,7 @@
 
 #include "engine/decoding/sampler.h"
 #include "engine/error.h"
+#include "engine/model/mix.h"
 #include "engine/session/session.h"
 #include "tests/support/model_files.h"
 #include "tests/support/random_values.h"
@@ -127,6 +128,72 @@ class DrawingModel : public Model {
   std::size_t m_wrongEvery;
 };
 
+/// A verifier that judges by itself, as the host would, with some of it wrong.
+class JudgingModel : public Model {
+ public:
+  JudgingModel(const SamplerSettings& sampler, std::size_t wrongEvery)
+      : m_sampler(sampler), m_wrongEvery(wrongEvery) {}
+  const ModelConfig& config() const override { return verifier()->config(); }
+  const ModelInfo& info() const override { return verifier()->info(); }
+  std::unique_ptr<Runner> newRunner() const override {
+    return std::make_unique<JudgingRunner>(*this);
+  }
+
+  mutable std::size_t judged = 0;
+  mutable std::size_t rewinds = 0;
+  mutable bool toldPoints = true;  ///< every guess came with the random number of its position
+
+ private:
+  class JudgingRunner : public Runner {
+   public:
+    explicit JudgingRunner(const JudgingModel& model)
+        : m_model(model), m_runner(verifier()->newRunner()) {}
+    std::size_t maxChunk() const override { return m_runner->maxChunk(); }
+    void advance(const State& from, State& to, TokenView tokens,
+                 const ChunkRequest& request) override {
+      m_runner->advance(from, to, tokens, request);
+    }
+    std::size_t advanceJudging(const State& from, State& to, TokenView tokens,
+                               const Judgement& judgement, const ChunkRequest& request) override {
+      m_runner->advance(from, to, tokens, request);
+      std::size_t kept = 1;
+      while (kept < tokens.size() && stands(from.position() + kept, tokens[kept], kept, judgement))
+        ++kept;
+      const bool wrong = m_model.m_wrongEvery && m_model.judged % m_model.m_wrongEvery == 0;
+      if (wrong) kept = kept > 1 ? kept - 1 : tokens.size();
+      ++m_model.judged;
+      m_runner->rewind(from, to, kept);
+      return kept;
+    }
+    void rewind(const State& from, State& to, std::size_t kept) override {
+      ++m_model.rewinds;
+      m_runner->rewind(from, to, kept);
+    }
+    std::span<const float> logits(std::size_t i) const override { return m_runner->logits(i); }
+    const TapBlock& taps() const override { return m_runner->taps(); }
+
+   private:
+    bool stands(std::uint64_t position, Token token, std::size_t index,
+                const Judgement& judgement) const {
+      const auto logits = m_runner->logits(index - 1);
+      if (judgement.beta) {
+        const float own = logits[std::size_t(token)];
+        return std::size_t(std::ranges::count_if(logits, [&](float l) { return l > own; })) <
+               *judgement.beta;
+      }
+      m_model.toldPoints &=
+          judgement.drawing.points.at(index - 1) == uniform01(m_model.m_sampler.seed, position);
+      return Sampler(m_model.m_sampler).draw(logits, position, TokenView()) == token;
+    }
+
+    const JudgingModel& m_model;
+    std::unique_ptr<Runner> m_runner;
+  };
+
+  SamplerSettings m_sampler;
+  std::size_t m_wrongEvery;
+};
+
 /// Stops its own run after a number of reported bytes.
 struct StoppingRun : Run {
   using Run::Run;
@@ -215,6 +282,49 @@ class GeneratorTest : public QObject {
       QVERIFY(drafter->text == expected);
       QVERIFY(!run.rounds.empty());
     }
+  }
+
+  void theHostHasTheLastWordOnWhatTheRunnerJudged_data() {
+    QTest::addColumn<int>("speculation");
+    QTest::addColumn<bool>("sampled");
+    QTest::addColumn<int>("wrongEvery");
+    for (const auto speculation : {Speculation::Exact, Speculation::TopBeta})
+      for (const bool sampled : {false, true})
+        for (const int wrongEvery : {0, 1, 3})
+          QTest::addRow("%s, %s, wrong every %d", nameOf(speculation).data(),
+                        sampled ? "sampled" : "greedy", wrongEvery)
+              << int(speculation) << sampled << wrongEvery;
+  }
+  void theHostHasTheLastWordOnWhatTheRunnerJudged() {
+    QFETCH(int, speculation);
+    QFETCH(bool, sampled);
+    QFETCH(int, wrongEvery);
+    const SamplerSettings& sampler = sampled ? kSampled : kGreedy;
+    const GenerationSettings settings = with(Speculation(speculation), sampler);
+    const auto guess =
+        guessFrom(plainText(150, sampler), 6, [](std::size_t i) { return i % 5 == 0; });
+    Run host(std::make_shared<ScriptedDrafter>(guess));
+    const auto model = std::make_shared<JudgingModel>(sampler, std::size_t(wrongEvery));
+    Run run(std::make_shared<ScriptedDrafter>(guess), model);
+    for (Run* each : {&host, &run}) each->write(150, settings);
+    QCOMPARE(run.problem(), QString());
+    QVERIFY(run.session.text() == host.session.text());
+    QCOMPARE(run.rounds.size(), host.rounds.size());
+    for (std::size_t i = 0; i < run.records.size(); ++i)
+      QVERIFY(sameScore(run.records[i], host.records[i]));
+    QVERIFY(model->judged > 10);
+    QVERIFY(model->toldPoints);
+    // Nothing is left to do where it was right, but for the first draft: no byte comes before it.
+    QCOMPARE(model->rewinds > 1, wrongEvery > 0);
+  }
+
+  void aPenalisedDrawIsNotLeftToTheRunnerToJudge() {
+    const auto model = std::make_shared<JudgingModel>(kPenalised, 1);
+    const auto guess = guessFrom(plainText(60, kPenalised), 6);
+    Run run(std::make_shared<ScriptedDrafter>(guess), model);
+    run.write(60, with(Speculation::Exact, kPenalised));
+    QVERIFY(run.session.text() == plainText(60, kPenalised));
+    QCOMPARE(model->judged, std::size_t{0});
   }
 
   void recordsOfARunAreThoseOfScoringItsText() {

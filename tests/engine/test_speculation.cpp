@@ -3,6 +3,7 @@
 #include <map>
 
 #include "engine/session/session.h"
+#include "tests/support/paired_model.h"
 #include "tests/support/recorded_run.h"
 #include "tests/support/sanitizers.h"
 #include "tests/support/test_models.h"
@@ -121,6 +122,88 @@ class SpeculationTest : public QObject {
     }
   }
 
+  void aPairOfRunnersWritesWhatTheTwoDoAlone_data() {
+    QTest::addColumn<int>("speculation");
+    QTest::addColumn<QString>("name");
+    QTest::addColumn<int>("wrongEvery");
+    for (const auto speculation : {Speculation::Exact, Speculation::TopBeta})
+      for (const char* name : {"greedy", "sampled"})
+        for (const int wrongEvery : {0, 1, 4})
+          QTest::addRow("%s, %s, wrong every %d", nameOf(speculation).data(), name, wrongEvery)
+              << int(speculation) << name << wrongEvery;
+  }
+  void aPairOfRunnersWritesWhatTheTwoDoAlone() {
+    QFETCH(int, speculation);
+    QFETCH(QString, name);
+    QFETCH(int, wrongEvery);
+    const std::size_t index = 2 + std::size_t(speculation);
+    const GenerationSettings wanted =
+        settings(Speculation(speculation), sampler(name, index), index);
+    Recorder alone;
+    const Bytes expected = generate(prompt(index), wanted, kBytes, alone);
+    const auto verifier = std::make_shared<PairedModel>(m_pair.verifier, std::size_t(wrongEvery));
+    const auto draftModel =
+        std::make_shared<PairedModel>(shared(m_pair.drafter->model()), std::size_t(wrongEvery));
+    Session session(verifier, std::make_shared<SubwordDrafter>(
+                                  draftModel, shared(m_pair.drafter->tokenizer())));
+    session.replace(0, 0, prompt(index));
+    Recorder run;
+    session.prepare(wanted, run, {});
+    verifier->passes = draftModel->passes = 0;
+    session.generate(kBytes, wanted, run, {});
+    QVERIFY(session.text() == expected);
+    QCOMPARE(QString::fromStdString(problemOf(run, prompt(index).size())), QString());
+    QCOMPARE(run.rounds.size(), alone.rounds.size());
+    for (std::size_t i = 0; i < run.rounds.size(); ++i) {
+      const RoundRecord& got = run.rounds[i];
+      const RoundRecord& other = alone.rounds[i];
+      QVERIFY2(got.draft == other.draft && got.tokens.size() == other.tokens.size() &&
+                   got.accepted == other.accepted,
+               qPrintable(QString("round %1: \"%2\", not \"%3\"")
+                              .arg(i)
+                              .arg(QString::fromStdString(std::string(toText(got.draft))),
+                                   QString::fromStdString(std::string(toText(other.draft))))));
+    }
+    for (std::size_t i = 0; i < run.records.size(); ++i)
+      QVERIFY(sameScore(run.records[i], alone.records[i]));
+    const std::size_t rounds = run.rounds.size();
+    QVERIFY2(verifier->pairRuns > rounds * 3 / 4 && rounds > 5,
+             qPrintable(QString("%1 of %2 rounds").arg(verifier->pairRuns).arg(rounds)));
+    const bool judges = Speculation(speculation) == Speculation::TopBeta || name == "greedy";
+    if (judges) QCOMPARE(verifier->rewinds > 1, wrongEvery > 0);
+    if (wrongEvery > 0) return;
+    // The first round has no byte before its draft, and so no pair; then little else is waited for.
+    const QString counts = QString("%1 and %2 passes beside %3 in %4 rounds")
+                               .arg(verifier->passes)
+                               .arg(draftModel->passes)
+                               .arg(verifier->pairRuns)
+                               .arg(rounds);
+    QVERIFY2(verifier->passes + verifier->pairRuns <= rounds + rounds / 8 + 1, qPrintable(counts));
+    QVERIFY2(draftModel->passes <= wanted.draftTokens + 2 + rounds / 8, qPrintable(counts));
+    qInfo("%s", qPrintable(counts));
+  }
+
+  void aPairIsNotForEveryKindOfDrafting() {
+    GenerationSettings unsure = settings(Speculation::Exact, {}, 3);
+    unsure.leastConfidence = 0.3;
+    GenerationSettings serial = settings(Speculation::Exact, {}, 3);
+    serial.healing = false;
+    const GenerationSettings penalised = settings(Speculation::Exact, sampler("penalised", 3), 3);
+    for (const GenerationSettings& wanted : {unsure, serial, penalised}) {
+      Recorder alone;
+      const Bytes expected = generate(prompt(3), wanted, 40, alone);
+      const auto verifier = std::make_shared<PairedModel>(m_pair.verifier);
+      Session session(verifier, std::make_shared<SubwordDrafter>(
+                                    std::make_shared<PairedModel>(shared(m_pair.drafter->model())),
+                                    shared(m_pair.drafter->tokenizer())));
+      session.replace(0, 0, prompt(3));
+      Recorder run;
+      session.generate(40, wanted, run, {});
+      QVERIFY(session.text() == expected);
+      QCOMPARE(verifier->pairRuns, std::size_t{0});
+    }
+  }
+
   void greedyTopOneIsExact() {
     GenerationSettings topBeta = settings(Speculation::TopBeta, {}, 4);
     topBeta.beta = 1;
@@ -141,6 +224,12 @@ class SpeculationTest : public QObject {
   void cleanupTestCase() { m_pair = {}; }
 
  private:
+  /// What m_pair owns.
+  template <class T>
+  std::shared_ptr<const T> shared(const T& part) const {
+    return {m_pair.drafter, &part};
+  }
+
   Bytes generate(const Bytes& start, const GenerationSettings& wanted, std::size_t bytes,
                  Recorder& run) {
     Session session(m_pair.verifier, m_pair.drafter);
