@@ -202,7 +202,8 @@ Run addBench(CLI::App& app) {
   command.add_option("--verify-length", arguments->options.verifyLength, "Bytes of verify")
       ->check(CLI::Range(1, 64))
       ->capture_default_str();
-  command.add_flag("--taps", arguments->options.taps.enabled, "Report Δ, ‖s‖ and Ā in decode");
+  command.add_flag("--taps", arguments->options.taps.enabled,
+                   "Report Δ, ‖s‖ and Ā in decode and prefill");
   command.add_option("--batch", arguments->training.streams, "Streams of train")
       ->check(CLI::Range(1, 65536))
       ->capture_default_str();

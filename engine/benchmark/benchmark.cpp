@@ -117,16 +117,18 @@ BenchmarkResult benchmarkPrefill(const Model& model, double bandwidth,
                                  const BenchmarkOptions& options) {
   const auto runner = model.newRunner();
   const std::vector<Token> tokens = randomTokens(model, options.prefillLength);
+  const std::size_t most =
+      std::min(options.taps.enabled ? runner->maxTappedRead() : runner->maxRead(), tokens.size());
   const Samples rate = sampleRate(options, tokens.size(), [&] {
     State state = model.newState();
-    for (std::size_t first = 0; first < tokens.size(); first += runner->maxRead()) {
-      const std::size_t size = std::min(runner->maxRead(), tokens.size() - first);
+    for (std::size_t first = 0; first < tokens.size(); first += most) {
+      const std::size_t size = std::min(most, tokens.size() - first);
       const bool last = first + size == tokens.size();
       runner->advance(state, state, TokenView(tokens).subspan(first, size),
-                      {last ? LogitsWanted::Last : LogitsWanted::None, {}, {}});
+                      {last ? LogitsWanted::Last : LogitsWanted::None, options.taps, {}});
     }
   });
-  return resultOf("prefill", model, rate, bandwidth, std::min(runner->maxRead(), tokens.size()));
+  return resultOf("prefill", model, rate, bandwidth, most);
 }
 
 BenchmarkResult benchmarkVerify(const Model& model, double bandwidth,

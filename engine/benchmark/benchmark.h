@@ -36,7 +36,7 @@ struct BenchmarkOptions {
   double secondsPerSample = 0.4;
   std::size_t prefillLength = 512;
   std::size_t verifyLength = 16;
-  TapRequest taps;  ///< of decode
+  TapRequest taps;  ///< of decode and prefill
 };
 
 /// Repeats `work`, which processes `tokens` tokens, for the sample time; one sample a repeat.
@@ -45,7 +45,7 @@ Samples sampleRate(const BenchmarkOptions& options, std::size_t tokens,
 
 /// One token at a time from a warm state.
 BenchmarkResult benchmarkDecode(const Model& model, double bandwidth, const BenchmarkOptions&);
-/// A prompt of prefillLength tokens in the runner's largest chunks; logits after the last only.
+/// A prompt of prefillLength tokens in the runner's longest reads; logits after the last only.
 BenchmarkResult benchmarkPrefill(const Model& model, double bandwidth, const BenchmarkOptions&);
 /// verifyLength tokens in one pass from a saved state, logits after each.
 BenchmarkResult benchmarkVerify(const Model& model, double bandwidth, const BenchmarkOptions&);

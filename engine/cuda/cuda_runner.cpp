@@ -117,16 +117,26 @@ CudaRunner::CudaRunner(std::shared_ptr<const cuda::DeviceWeights> weights,
       m_most(cuda::mostTokens(*m_weights)),
       m_workspace(*m_weights, m_most),
       m_readCapacity(
-          cuda::Prefill::capacityOf(*m_weights, prefillBudget(*m_weights, m_workspace, config))) {}
+          cuda::Prefill::capacityOf(*m_weights, prefillBudget(*m_weights, m_workspace, config))) {
+  if (!cuda::Prefill::canTap(*m_weights)) return;
+  const std::size_t budget = prefillBudget(*m_weights, m_workspace, config);
+  m_tappedCapacity =
+      cuda::Prefill::capacityOf(*m_weights, budget - std::min(budget, tapValues() * sizeof(float)),
+                                meansOfToken() * sizeof(float));
+}
 
 std::size_t CudaRunner::maxRead() const {
   return std::max(m_most, m_readCapacity.tokens);
 }
 
+std::size_t CudaRunner::maxTappedRead() const {
+  return std::max(m_most, m_tappedCapacity.tokens);
+}
+
 void CudaRunner::advance(const State& from, State& to, TokenView tokens,
                          const ChunkRequest& request) {
   assert(from.shape() == StateShape(m_config) && to.shape() == from.shape());
-  checkChunk(m_config, tokens, maxRead());
+  checkChunk(m_config, tokens, request.taps.enabled ? maxTappedRead() : maxRead());
   if (request.stop.stop_requested()) throw Stopped();
   start(tokens, request);
   if (tokens.empty()) {
@@ -298,7 +308,7 @@ void CudaRunner::run(const State& from, State& to, TokenView tokens, const Chunk
 
 void CudaRunner::launch(cuda::ChunkRun& chunk, const TapRequest& taps) {
   chunk.taps = taps.enabled;
-  if (chunk.taps) reserveTaps();
+  if (chunk.taps) reserveTaps(m_most);
   cuda::runChunk(*m_weights, m_workspace, chunk, *m_stream);
 }
 
@@ -324,42 +334,72 @@ std::size_t CudaRunner::keepJudged(const State& from, State& to) const {
 
 /// Waits for a chunk that leaves `count` tokens, and fetches their taps.
 void CudaRunner::finish(const TapRequest& taps, std::uint32_t count) {
-  if (taps.enabled) fetchTaps(taps, count);
+  if (taps.enabled) {
+    cuda::reduceTaps(*m_weights, m_workspace, count, tapMeans(taps, count), *m_stream);
+    fetchTaps(taps, count);
+  }
   m_stream->wait();
   if (taps.enabled) keepTaps(taps, count);
 }
 
 void CudaRunner::read(const State& from, State& to, TokenView tokens, const ChunkRequest& request) {
   using Logits = cuda::Prefill::Logits;
+  const bool tapped = request.taps.enabled;
+  const auto count = static_cast<std::uint32_t>(tokens.size());
+  if (tapped) reserveTaps(m_tappedCapacity.tokens);
   if (!m_prefill) m_prefill = std::make_unique<cuda::Prefill>(*m_weights, m_readCapacity);
   cuda::Prefill::Run run{.tokens = tokens, .stateIn = readable(m_device, from)};
   run.stateOut = writable(m_device, to);
   run.logits = request.logits == LogitsWanted::None   ? Logits::None
                : request.logits == LogitsWanted::Last ? Logits::Last
                                                       : Logits::All;
+  if (tapped) run.taps = tapMeans(request.taps, count);
   m_prefill->run(run, *m_stream);
+  if (tapped) fetchTaps(request.taps, count);
   m_stream->wait();
+  if (tapped) keepTaps(request.taps, count);
 }
 
-void CudaRunner::reserveTaps() {
-  if (m_workspace.taps.size() > 0) return;
-  const std::size_t row = kTapKinds * m_weights->layout.paddedInner;
-  m_workspace.taps = DeviceArray<float>(m_config.layers * m_most * row);
-  const std::size_t means = m_most * kTapKinds * (m_config.layers + tapBins(m_config.dInner, ~0u));
-  m_tapMeans = DeviceArray<float>(means);
-  m_hostTaps = PinnedArray<float>(means);
+/// Of all channels of a chunk's tokens.
+std::size_t CudaRunner::tapValues() const {
+  return m_config.layers * m_most * kTapKinds * m_weights->layout.paddedInner;
+}
+
+/// Most means of a token.
+std::size_t CudaRunner::meansOfToken() const {
+  return kTapKinds * (m_config.layers + tapBins(m_config.dInner, ~0u));
+}
+
+/// Takes the memory for taps of so many tokens, which is left out of that for reading long texts
+/// from when taps are first wanted.
+void CudaRunner::reserveTaps(std::size_t tokens) {
+  if (m_workspace.taps.size() == 0) {
+    if (m_tappedCapacity.tokens > 0) {
+      m_prefill.reset();
+      m_readCapacity = m_tappedCapacity;
+    }
+    m_workspace.taps = DeviceArray<float>(tapValues());
+  }
+  if (m_hostTaps.size() >= tokens * meansOfToken()) return;
+  m_hostTaps = {};
+  m_tapMeans = {};
+  m_tapMeans = DeviceArray<float>(tokens * meansOfToken());
+  m_hostTaps = PinnedArray<float>(tokens * meansOfToken());
 }
 
 std::size_t CudaRunner::layerMeans(std::uint32_t count) const {
   return count * kTapKinds * m_config.layers;
 }
 
+cuda::TapMeans CudaRunner::tapMeans(const TapRequest& request, std::uint32_t count) {
+  return {.byLayer = m_tapMeans.data(),
+          .byChannel = m_tapMeans.data() + layerMeans(count),
+          .layer = static_cast<std::uint32_t>(std::min(request.layer, m_config.layers - 1)),
+          .bins = static_cast<std::uint32_t>(tapBins(m_config.dInner, request.bins))};
+}
+
 void CudaRunner::fetchTaps(const TapRequest& request, std::uint32_t count) {
   const std::size_t bins = tapBins(m_config.dInner, request.bins);
-  const std::size_t layer = std::min(request.layer, m_config.layers - 1);
-  cuda::reduceTaps(*m_weights, m_workspace, count, static_cast<std::uint32_t>(layer),
-                   static_cast<std::uint32_t>(bins), m_tapMeans.data(),
-                   m_tapMeans.data() + layerMeans(count), *m_stream);
   check(cudaMemcpyAsync(m_hostTaps.data(), m_tapMeans.data(),
                         (layerMeans(count) + count * kTapKinds * bins) * sizeof(float),
                         cudaMemcpyDeviceToHost, *m_stream),

@@ -19,6 +19,7 @@ class CudaRunner : public Runner {
 
   std::size_t maxChunk() const override { return m_most; }
   std::size_t maxRead() const override;
+  std::size_t maxTappedRead() const override;
   void advance(const State& from, State& to, TokenView tokens,
                const ChunkRequest& request) override;
   TokenView advanceDrawing(const State& from, std::span<State> to, Token first,
@@ -57,8 +58,11 @@ class CudaRunner : public Runner {
   std::size_t keepJudged(const State& from, State& to) const;
   void finish(const TapRequest& taps, std::uint32_t count);
   void read(const State& from, State& to, TokenView tokens, const ChunkRequest& request);
-  void reserveTaps();
+  std::size_t tapValues() const;
+  std::size_t meansOfToken() const;
+  void reserveTaps(std::size_t tokens);
   std::size_t layerMeans(std::uint32_t count) const;
+  cuda::TapMeans tapMeans(const TapRequest& request, std::uint32_t count);
   void fetchTaps(const TapRequest& request, std::uint32_t count);
   void keepTaps(const TapRequest& request, std::uint32_t count);
   void cutTaps(std::size_t count);
@@ -70,8 +74,9 @@ class CudaRunner : public Runner {
   std::uint32_t m_most;
   cuda::Workspace m_workspace;
   cuda::Prefill::Capacity m_readCapacity;
+  cuda::Prefill::Capacity m_tappedCapacity;  ///< what is left beside taps; none where they are not
   std::unique_ptr<cuda::Prefill> m_prefill;  ///< since a text was first read with it
-  cuda::DeviceArray<float> m_tapMeans;
+  cuda::DeviceArray<float> m_tapMeans;       ///< [tokens][3][L], then [tokens][3][bins]
   cuda::PinnedArray<float> m_hostTaps;
   std::vector<Token> m_lastTokens;  ///< of the last pass
   bool m_traced = false;            ///< it left what replay() needs

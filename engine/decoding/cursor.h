@@ -65,7 +65,7 @@ class Cursor {
   /// Adds a token that becomes the pending one. Needs hasPending() == false.
   void push(Token token);
 
-  /// Reads all of `tokens`, at most the runner's largest chunk, after the pending one was read.
+  /// Reads all of `tokens`, at most the runner's longest read, after the pending one was read.
   void read(TokenView tokens, const ChunkRequest& request);
   /// Reads the pending token, so that expected(0) is known and a snapshot can be taken.
   void settle(const ChunkRequest& request);

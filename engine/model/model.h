@@ -70,8 +70,10 @@ class Runner {
   /// Most tokens of a chunk: of a call that gives bit for bit what its tokens one by one give.
   virtual std::size_t maxChunk() const = 0;
   /// Most tokens of any call. Those longer than a chunk are for reading texts: they are fast, but
-  /// may round differently, report no taps and cannot be rewound.
+  /// may round differently and cannot be rewound.
   virtual std::size_t maxRead() const { return maxChunk(); }
+  /// The same of a call that wants taps.
+  virtual std::size_t maxTappedRead() const { return maxRead(); }
 
   /// Sets `to` to the state after `tokens` from `from`. `from` and `to` have the model's shape;
   /// they may be the same object, but then rewind() is not possible afterwards. n tokens in one

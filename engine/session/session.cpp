@@ -130,7 +130,7 @@ void Session::takeOver(const Session& other) {
 /// Chunks end where the last edit was, to leave an anchor there, and start small behind it.
 std::size_t Session::nextChunk() const {
   const std::size_t position = static_cast<std::size_t>(m_cursor.position());
-  const std::size_t most = m_taps.enabled ? m_runner->maxChunk() : m_runner->maxRead();
+  const std::size_t most = m_taps.enabled ? m_runner->maxTappedRead() : m_runner->maxRead();
   std::size_t size = std::min(most, m_text.size() - position);
   if (position < m_editedAt) size = std::min<std::size_t>(size, m_editedAt - position);
   if (position == m_editedAt) size = std::min(size, kFirstPass);
@@ -227,7 +227,7 @@ void Session::observe(std::size_t first, std::size_t last, const TapRequest& tap
   });
   const ChunkRequest wanted{LogitsWanted::All, taps, std::move(stop)};
   for (std::size_t at = first; at < last;) {
-    const std::size_t size = std::min(m_runner->maxChunk(), last - at);
+    const std::size_t size = std::min(m_runner->maxTappedRead(), last - at);
     cursor.read(toTokens(ByteView(m_text).subspan(at, size)), wanted);
     at += size;
   }

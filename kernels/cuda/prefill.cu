@@ -45,10 +45,11 @@ std::size_t bytesBeside(const DeviceWeights& weights) {
 
 }  // namespace
 
-Prefill::Capacity Prefill::capacityOf(const DeviceWeights& weights, std::size_t budget) {
-  const std::size_t beside = bytesBeside(weights);
-  const std::size_t rest = budget > beside ? budget - beside : 0;
-  const std::size_t perToken = sizeof(float) * weights.layout.paddedModel;
+Prefill::Capacity Prefill::capacityOf(const DeviceWeights& weights, std::size_t budget,
+                                      std::size_t beside) {
+  const std::size_t least = bytesBeside(weights);
+  const std::size_t rest = budget > least ? budget - least : 0;
+  const std::size_t perToken = sizeof(float) * weights.layout.paddedModel + beside;
   const std::size_t perPiece = bytesInPiece(weights);
   // Products of a power of two tokens run best.
   const std::size_t piece =
@@ -60,6 +61,10 @@ Prefill::Capacity Prefill::capacityOf(const DeviceWeights& weights, std::size_t 
       std::min((rest - pieces) / perToken, withLogits), kTokenStep, kMostRead);
   const std::size_t step = std::min(piece, tokens / kTokenStep * kTokenStep);
   return {static_cast<std::uint32_t>(tokens / step * step), static_cast<std::uint32_t>(step)};
+}
+
+bool Prefill::canTap(const DeviceWeights& weights) {
+  return TextScan(weights.plan.dimensions(), weights.layout.paddedInner).canTap();
 }
 
 Prefill::Prefill(const DeviceWeights& weights, Capacity capacity)
@@ -193,7 +198,8 @@ void Prefill::runLayer(std::uint32_t layer, const Run& run, cudaStream_t stream)
                      .tokens = std::min(size, tokens - first),
                      .last = first + size >= tokens,
                      .stateIn = before + offset,
-                     .stateOut = run.stateOut + offset},
+                     .stateOut = run.stateOut + offset,
+                     .taps = meansFrom(m_weights, run.taps, first)},
                     stream);
   }
   check(cudaGetLastError(), "reading a layer");
@@ -227,6 +233,7 @@ void Prefill::runPiece(std::uint32_t layer, const Piece& piece, cudaStream_t str
   if (piece.first == 0) await(kRest, stream);
   select<Value>(layer, piece, stream);
   scan<Value>(layer, piece, stream);
+  if (piece.taps.byLayer) keepTaps(layer, piece, stream);
   m_products.multiply({.rows = m_model,
                        .columns = m_inner,
                        .tokens = piece.tokens,
@@ -276,7 +283,7 @@ template <class Value>
 void Prefill::scan(std::uint32_t layer, const Piece& piece, cudaStream_t stream) {
   m_scan.run<Value>({.channels = channels(layer),
                      .selected = m_selected.data(),
-                     .expanded = reinterpret_cast<const Value*>(m_expanded.data()),
+                     .expanded = reinterpret_cast<Value*>(m_expanded.data()),
                      .convolved = reinterpret_cast<Value*>(m_convolved.data()),
                      .stateIn = piece.stateIn,
                      .stateOut = piece.stateOut,
@@ -286,8 +293,21 @@ void Prefill::scan(std::uint32_t layer, const Piece& piece, cudaStream_t stream)
                      .inner = m_inner,
                      .states = m_size.states,
                      .taps = m_size.taps,
-                     .tokens = piece.tokens},
+                     .tokens = piece.tokens,
+                     .tapped = piece.taps.byLayer ? m_size.inner : 0},
                     stream);
+}
+
+/// Reduces what the scan has left in m_expanded.
+void Prefill::keepTaps(std::uint32_t layer, const Piece& piece, cudaStream_t stream) const {
+  const auto values = [&](std::size_t count) {
+    return static_cast<std::uint32_t>(count * m_valueBytes / sizeof(float4));
+  };
+  reduceTapSums(m_weights,
+                {.values = reinterpret_cast<const float4*>(m_expanded.data()),
+                 .tokenStride = values(2 * std::size_t{m_inner}),
+                 .channelStride = values(kSummedChannels)},
+                layer, piece.tokens, piece.taps, stream);
 }
 
 /// norm(x) of some tokens to m_convolved, and `addend` to x.

@@ -12,6 +12,7 @@
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/prefill_scan.h"
 #include "kernels/cuda/products.h"
+#include "kernels/cuda/taps.h"
 
 namespace mb::cuda {
 
@@ -19,15 +20,20 @@ namespace mb::cuda {
 /// weights lie in memory once, in the tiles of chunks: one layer at a time is laid out for
 /// cuBLASLt. With bfloat16 weights activations are rounded to bfloat16 between the operations, so
 /// results differ from those of chunks by that; sums, Δ, the residual and the state are float32.
-/// With float32 weights all is float32.
+/// With float32 weights all is float32. Taps take no memory but for their means: what they are made
+/// of takes the place of W_dt δ.
 class Prefill {
  public:
   struct Capacity {
     std::uint32_t tokens = 0;  ///< most of a run
     std::uint32_t piece = 0;   ///< of a run that pass a layer together
   };
-  /// What `budget` bytes in all are enough for; at least one piece of 256 tokens.
-  static Capacity capacityOf(const DeviceWeights& weights, std::size_t budget);
+  /// What `budget` bytes in all are enough for; at least one piece of 256 tokens. `beside` is what
+  /// the caller needs for each token of a run.
+  static Capacity capacityOf(const DeviceWeights& weights, std::size_t budget,
+                             std::size_t beside = 0);
+  /// Whether the current device has shared memory enough for taps.
+  static bool canTap(const DeviceWeights& weights);
 
   /// The weights must outlive it.
   Prefill(const DeviceWeights& weights, Capacity capacity);
@@ -38,6 +44,7 @@ class Prefill {
     const float* stateIn = nullptr;  ///< as on the host; may be stateOut
     float* stateOut = nullptr;
     Logits logits = Logits::None;
+    TapMeans taps{};  ///< needs canTap()
   };
   /// Launches everything; results are ready when the stream is.
   void run(const Run& run, cudaStream_t stream);
@@ -53,6 +60,7 @@ class Prefill {
     bool last = false;
     const float* stateIn = nullptr;
     float* stateOut = nullptr;
+    TapMeans taps{};  ///< of these tokens
   };
   /// Of a layer's weights: in_proj and the channels' parameters, and all others.
   enum Part { kIn, kRest };
@@ -69,6 +77,7 @@ class Prefill {
   void select(std::uint32_t layer, const Piece& piece, cudaStream_t stream);
   template <class Value>
   void scan(std::uint32_t layer, const Piece& piece, cudaStream_t stream);
+  void keepTaps(std::uint32_t layer, const Piece& piece, cudaStream_t stream) const;
   template <class Value>
   void runHead(const Run& run, cudaStream_t stream);
   template <class Value>
@@ -108,8 +117,9 @@ class Prefill {
   Event m_laidOut[2];
 
   DeviceArray<std::int32_t> m_tokens;
-  DeviceArray<float> m_residual;       ///< [tokens][d]
-  DeviceArray<std::byte> m_expanded;   ///< u, z: [piece][2][e], then W_dt δ in the place of u
+  DeviceArray<float> m_residual;  ///< [tokens][d]
+  /// u, z: [piece][2][e], then W_dt δ in the place of u, and there what taps are made of.
+  DeviceArray<std::byte> m_expanded;
   DeviceArray<std::byte> m_convolved;  ///< norm(x) [piece][d], then u' [piece][e], then gated
   DeviceArray<std::byte> m_rankInput;  ///< δ [piece][r]
   DeviceArray<float> m_selected;       ///< δ, B, C [piece][rows of x_proj]

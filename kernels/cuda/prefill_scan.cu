@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "kernels/cuda/prefill_scan.cuh"
 
 namespace mb::cuda {
@@ -28,44 +30,61 @@ TextScan::Launch TextScan::shaped() {
           sizeof(ScanTiles<Value, Shape>)};
 }
 
+/// Where shared memory is scarce it has shorter tiles, with the same bits.
+template <class Value, class Shape>
+TextScan::Launch TextScan::tapping(std::uint32_t sharedBytes) {
+  const Launch whole = shaped<Value, Tapped<Shape>>();
+  if (whole.sharedBytes <= sharedBytes) return whole;
+  if constexpr (Shape::kKeepers % 64 == 0) {
+    const Launch half = shaped<Value, Tapped<typename Shape::HalfTile>>();
+    if (half.sharedBytes <= sharedBytes) return half;
+  }
+  return {};
+}
+
 /// Of the widths that fit `sharedBytes`, takes that with which the multiprocessors are done first:
 /// measured, the time of a block grows with its channels and 16 more.
 template <class Value>
-TextScan::Launch TextScan::bestLaunch(std::uint32_t states, std::uint32_t inner,
-                                      std::uint32_t sharedBytes) {
+TextScan::Kernels TextScan::bestKernels(std::uint32_t states, std::uint32_t inner,
+                                        std::uint32_t sharedBytes) {
   const std::uint32_t processors = attribute(cudaDevAttrMultiProcessorCount);
   std::uint32_t least = ~0u;
-  Launch best;
-  const auto consider = [&](const Launch& launch) {
+  Kernels best;
+  const auto consider = [&]<class Shape>(Shape) {
+    const Launch launch = shaped<Value, Shape>();
     const std::uint32_t blocks = (inner + launch.width - 1) / launch.width;
     const std::uint32_t time = (blocks + processors - 1) / processors * (launch.width + 16);
     if (launch.sharedBytes > sharedBytes || time > least) return;
     least = time;
-    best = launch;
+    best = {launch, tapping<Value, Shape>(sharedBytes)};
   };
   if (states <= FewChannels::kStates) {
-    consider(shaped<Value, FewChannels>());
-    consider(shaped<Value, SomeChannels>());
-    consider(shaped<Value, ManyChannels>());
+    consider(FewChannels());
+    consider(SomeChannels());
+    consider(ManyChannels());
   }
-  if (best.kernel == nullptr) consider(shaped<Value, ManyStates>());
+  if (best.plain.kernel == nullptr) consider(ManyStates());
   return best;
 }
 
-TextScan::TextScan(const Dimensions& size, std::uint32_t inner) {
-  const std::uint32_t sharedBytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
-  m_launch = size.planes > 1 ? bestLaunch<float>(size.states, inner, sharedBytes)
-                             : bestLaunch<bf16>(size.states, inner, sharedBytes);
-  if (m_launch.kernel == nullptr)
+TextScan::TextScan(const Dimensions& size, std::uint32_t inner, std::uint32_t sharedBytes) {
+  sharedBytes = std::min(sharedBytes, attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
+  m_kernels = size.planes > 1 ? bestKernels<float>(size.states, inner, sharedBytes)
+                              : bestKernels<bf16>(size.states, inner, sharedBytes);
+  if (m_kernels.plain.kernel == nullptr)
     throw CudaError("fitting the scan into shared memory", cudaErrorInvalidConfiguration);
-  check(cudaFuncSetAttribute(m_launch.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(m_launch.sharedBytes)),
-        "cudaFuncSetAttribute");
+  for (const Launch& launch : {m_kernels.plain, m_kernels.tapping}) {
+    if (launch.kernel == nullptr) continue;
+    check(cudaFuncSetAttribute(launch.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(launch.sharedBytes)),
+          "cudaFuncSetAttribute");
+  }
 }
 
-void TextScan::launch(void* arguments, std::uint32_t inner, cudaStream_t stream) const {
-  check(cudaLaunchKernel(m_launch.kernel, dim3((inner + m_launch.width - 1) / m_launch.width),
-                         dim3(m_launch.threads), &arguments, m_launch.sharedBytes, stream),
+void TextScan::launch(const Launch& launch, void* arguments, std::uint32_t inner,
+                      cudaStream_t stream) {
+  check(cudaLaunchKernel(launch.kernel, dim3((inner + launch.width - 1) / launch.width),
+                         dim3(launch.threads), &arguments, launch.sharedBytes, stream),
         "scanning");
 }
 

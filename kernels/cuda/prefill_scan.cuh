@@ -10,6 +10,7 @@
 #include "kernels/cuda/chunk.h"
 #include "kernels/cuda/math.cuh"
 #include "kernels/cuda/prefill_scan.h"
+#include "kernels/cuda/taps.h"
 #include "kernels/cuda/values.cuh"
 
 namespace mb::cuda {
@@ -30,12 +31,31 @@ struct ScanShape {
   static constexpr int kRing = 4;  ///< tiles in shared memory at a time
   /// One row more than a tile, so that the carriers of a warp write to different banks.
   static constexpr int kOutputs = (TILE + 1) * COLUMNS;
+  static constexpr bool kTaps = false;
+  using HalfTile = ScanShape<LANES, OWN, COLUMNS, TILE / 2>;
   static_assert(kCarriers % 32 == 0 && kKeepers % 32 == 0);
+};
+
+/// The same for a scan that leaves taps.
+template <class Shape>
+struct Tapped : Shape {
+  static constexpr bool kTaps = true;
+  static_assert(kSummedChannels == 2 * 4 && Shape::kColumns % kSummedChannels == 0,
+                "two neighbouring keepers have the channels of a sum");
+};
+
+/// What lanes add to ‖s‖² and to the sum of Ā, by tile; only for taps.
+template <class Shape, bool = Shape::kTaps>
+struct TapTiles {};
+template <class Shape>
+struct TapTiles<Shape, true> {
+  alignas(16) float squares[2][Shape::kLanes][Shape::kOutputs];
+  alignas(16) float decays[2][Shape::kLanes][Shape::kOutputs];
 };
 
 /// What the threads of a block tell each other, by tile.
 template <class Value, class Shape>
-struct ScanTiles {
+struct ScanTiles : TapTiles<Shape> {
   using Raw = Packed<Value>[Shape::kKeepers];
 
   Raw raw[4][Shape::kRing];  ///< the keepers' own quads, see TileKeeper
@@ -110,7 +130,10 @@ class StateCarrier {
     for (int first = 0; first < Shape::kTile; first += kHalf) {
       const int slot = first % kGroup;
 #pragma unroll
-      for (int t = 0; t < kHalf; ++t) outputs[(first + t) * Shape::kColumns] = advance(slot + t);
+      for (int t = 0; t < kHalf; ++t) {
+        outputs[(first + t) * Shape::kColumns] = advance(slot + t);
+        if constexpr (Shape::kTaps) leaveTaps(tile, first + t, slot + t);
+      }
 #pragma unroll
       for (int t = 0; t < kHalf; ++t) {
         const int ready = first + t + kGroup;
@@ -132,6 +155,20 @@ class StateCarrier {
       y = i == 0 ? m_state[i] * m_c[t][i] : fmaf(m_state[i], m_c[t][i], y);
     }
     return y;
+  }
+
+  /// What the states behind a token add to its taps. States that are padding add Ā = 1.
+  __device__ void leaveTaps(std::uint32_t tile, int row, int t) {
+    float squares = m_state[0] * m_state[0];
+    float decays = m_kept[t][0];
+#pragma unroll
+    for (int i = 1; i < kOwn; ++i) {
+      squares = fmaf(m_state[i], m_state[i], squares);
+      decays += m_kept[t][i];
+    }
+    const std::uint32_t place = row * Shape::kColumns + m_column;
+    m_tiles.squares[tile % 2][m_lane][place] = squares;
+    m_tiles.decays[tile % 2][m_lane][place] = decays;
   }
 
   /// Makes a token ready of which the step is here.
@@ -315,11 +352,11 @@ class TileGate : TileKeeper<Value, Shape> {
     for (std::uint32_t tile = 0; tile < tileCount; ++tile) {
       fetchTile(tile + 1);
       __pipeline_wait_prior(2);
-      if (tile > 0) write(tile - 1);
+      if (tile > 0) finish(tile - 1);
       m_tiles.meet();
     }
     __pipeline_wait_prior(0);
-    write(tileCount - 1);
+    finish(tileCount - 1);
   }
 
  private:
@@ -331,9 +368,16 @@ class TileGate : TileKeeper<Value, Shape> {
     __pipeline_commit();
   }
 
+  __device__ void finish(std::uint32_t tile) const {
+    write(tile);
+    if constexpr (Shape::kTaps) writeTaps(tile);
+  }
+
+  __device__ int place() const { return this->m_row * Shape::kColumns + this->m_column; }
+
   __device__ void write(std::uint32_t tile) const {
     if (!this->isReal(tile)) return;
-    const int place = this->m_row * Shape::kColumns + this->m_column;
+    const int place = this->place();
     float4 y = quadAt(&m_tiles.outputs[tile % 2][0][place]);
 #pragma unroll
     for (int lane = 1; lane < Shape::kLanes; ++lane)
@@ -341,6 +385,43 @@ class TileGate : TileKeeper<Value, Shape> {
     setQuad(a.convolved + std::size_t{this->tokenOf(tile)} * a.inner + this->m_channel,
             (y + m_skip * this->fetched(kInput, tile)) *
                 each(silu, this->fetched(kGate, tile) + m_bias));
+  }
+
+  /// Leaves TapSums of a tile. Two neighbours have the channels of a sum, both real or both not.
+  /// The W_dt δ that lay there were fetched by this block tiles ago, and nobody else wants them.
+  __device__ void writeTaps(std::uint32_t tile) const {
+    const bool real = this->isReal(tile);
+    float4 taps = real ? tapsOf(tile) : this->none();
+    taps = taps + each([](float x) { return __shfl_xor_sync(~0u, x, 1); }, taps);
+    if (!real || this->m_index % 2 != 0) return;
+    Value* at = a.expanded + std::size_t{this->tokenOf(tile)} * 2 * a.inner + this->m_channel;
+    static_assert(kSummedChannels * sizeof(Value) >= sizeof taps);
+    setQuad(reinterpret_cast<float*>(at), taps);
+  }
+
+  /// Δ, ‖s‖ and mean Ā of the thread's token, summed over its four channels.
+  __device__ float4 tapsOf(std::uint32_t tile) const {
+    float4 squares = this->none();
+    float4 decays = this->none();
+#pragma unroll
+    for (int lane = 0; lane < Shape::kLanes; ++lane) {
+      squares = squares + quadAt(&m_tiles.squares[tile % 2][lane][place()]);
+      decays = decays + quadAt(&m_tiles.decays[tile % 2][lane][place()]);
+    }
+    const float2* steps = &m_tiles.steps[tile % Shape::kRing][this->m_row][this->m_column];
+    const auto states = static_cast<float>(a.states);
+    const float padding = static_cast<float>(Shape::kStates) - states;
+    const auto norm = [](float square) { return sqrtf(square); };
+    const auto mean = [&](float sum) { return (sum - padding) / states; };
+    return {sumOfReal({steps[0].x, steps[1].x, steps[2].x, steps[3].x}),
+            sumOfReal(each(norm, squares)), sumOfReal(each(mean, decays)), 0};
+  }
+
+  __device__ float sumOfReal(const float4& v) const {
+    const auto real = [&](std::uint32_t i, float x) {
+      return this->m_channel + i < a.tapped ? x : 0.0f;
+    };
+    return sumOf({real(0, v.x), real(1, v.y), real(2, v.z), real(3, v.w)});
   }
 
   float4 m_skip;

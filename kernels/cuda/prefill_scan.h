@@ -17,7 +17,7 @@ template <class Value>
 struct ScanArguments {
   const float* channels;  ///< [field][inner], see RecordField
   const float* selected;  ///< δ, B, C: [tokens][selectedStride]
-  const Value* expanded;  ///< W_dt δ, z: [tokens][2][inner]
+  Value* expanded;        ///< W_dt δ, z: [tokens][2][inner]; with taps see TapSums
   Value* convolved;       ///< u', then (s C + D u') SiLU(z): [tokens][inner]
   const float* stateIn;   ///< of the layer; may be stateOut
   float* stateOut;
@@ -28,18 +28,24 @@ struct ScanArguments {
   std::uint32_t states;
   std::uint32_t taps;
   std::uint32_t tokens;
+  std::uint32_t tapped;  ///< channels that taps are wanted of: all real ones, or 0
 };
 
 /// s_t = Ā s_{t-1} + Δ u' B, y = (s_t C + D u') SiLU(z) on the current device, the channels
-/// shared out among its multiprocessors.
+/// shared out among its multiprocessors. With taps all else has the same bits.
 class TextScan {
  public:
-  TextScan(const Dimensions& size, std::uint32_t inner);
+  /// Uses at most `sharedBytes` of a multiprocessor's shared memory.
+  TextScan(const Dimensions& size, std::uint32_t inner, std::uint32_t sharedBytes = ~0u);
+
+  /// Whether there is shared memory enough for taps.
+  bool canTap() const { return m_kernels.tapping.kernel != nullptr; }
 
   /// `Value` is float when the weights have several planes, else bfloat16.
   template <class Value>
   void run(ScanArguments<Value> arguments, cudaStream_t stream) const {
-    launch(&arguments, arguments.inner, stream);
+    launch(arguments.tapped > 0 ? m_kernels.tapping : m_kernels.plain, &arguments, arguments.inner,
+           stream);
   }
 
  private:
@@ -49,13 +55,20 @@ class TextScan {
     std::uint32_t threads = 0;
     std::size_t sharedBytes = 0;
   };
+  struct Kernels {
+    Launch plain;
+    Launch tapping;
+  };
   template <class Value, class Shape>
   static Launch shaped();
+  template <class Value, class Shape>
+  static Launch tapping(std::uint32_t sharedBytes);
   template <class Value>
-  static Launch bestLaunch(std::uint32_t states, std::uint32_t inner, std::uint32_t sharedBytes);
-  void launch(void* arguments, std::uint32_t inner, cudaStream_t stream) const;
+  static Kernels bestKernels(std::uint32_t states, std::uint32_t inner, std::uint32_t sharedBytes);
+  static void launch(const Launch& launch, void* arguments, std::uint32_t inner,
+                     cudaStream_t stream);
 
-  Launch m_launch;
+  Kernels m_kernels;
 };
 
 }  // namespace mb::cuda

@@ -115,6 +115,93 @@ void addGoldens() {
     QTest::newRow(name.c_str()) << QString::fromStdString(name);
 }
 
+void addLongReads() {
+  QTest::addColumn<QString>("golden");
+  QTest::addColumn<bool>("rounded");
+  std::vector<std::string> names = goldenNames();
+  names.emplace_back("books");
+  for (const std::string& name : names) {
+    for (const bool rounded : {false, true})
+      QTest::addRow("%s, %s", name.c_str(), rounded ? "bf16" : "f32")
+          << QString::fromStdString(name) << rounded;
+  }
+}
+
+/// All values of one kind, token by token.
+std::vector<float> valuesOf(const TapBlock& taps, std::size_t kind, const std::vector<float>& from,
+                            std::size_t width, std::size_t first, std::size_t count) {
+  std::vector<float> values;
+  for (std::size_t i = first; i < std::min(first + count, taps.count); ++i) {
+    const auto row = from.begin() + std::ptrdiff_t((i * kTapKinds + kind) * width);
+    values.insert(values.end(), row, row + std::ptrdiff_t(width));
+  }
+  return values;
+}
+
+/// What is wrong with taps, kind by kind; one token may be off by ten times the tolerance.
+QString differenceOf(const TapBlock& got, const TapBlock& expected, double tolerance) {
+  if (got.count != expected.count || got.layers != expected.layers || got.bins != expected.bins ||
+      got.layer != expected.layer || got.byLayer.size() != expected.byLayer.size() ||
+      got.byChannel.size() != expected.byChannel.size()) {
+    return QString("%1 tokens, %2 layers, %3 bins of %4, but expected %5, %6, %7 of %8")
+        .arg(got.count)
+        .arg(got.layers)
+        .arg(got.bins)
+        .arg(got.layer)
+        .arg(expected.count)
+        .arg(expected.layers)
+        .arg(expected.bins)
+        .arg(expected.layer);
+  }
+  QStringList problems;
+  const auto compare = [&](const char* what, auto member, std::size_t width) {
+    for (std::size_t kind = 0; kind < kTapKinds; ++kind) {
+      const auto errorOf = [&](std::size_t first, std::size_t count) {
+        return relativeError(valuesOf(got, kind, got.*member, width, first, count),
+                             valuesOf(expected, kind, expected.*member, width, first, count));
+      };
+      const double error = errorOf(0, got.count);
+      double worst = 0;
+      std::size_t at = 0;
+      for (std::size_t i = 0; i < got.count; ++i) {
+        const double one = errorOf(i, 1);
+        if (one <= worst) continue;
+        worst = one;
+        at = i;
+      }
+      if (error < tolerance && worst < 10 * tolerance) continue;
+      problems << QString("%1 %2 are off by %3, worst by %4 at token %5")
+                      .arg(what, kind == 0   ? "Δ"
+                                 : kind == 1 ? "‖s‖"
+                                             : "Ā")
+                      .arg(error)
+                      .arg(worst)
+                      .arg(at);
+    }
+  };
+  compare("means of layers:", &TapBlock::byLayer, got.layers);
+  compare("means of bins:", &TapBlock::byChannel, got.bins);
+  return problems.join("; ");
+}
+
+/// Taps of all tokens, read in the longest passes that give them; `state` ends up behind them.
+TapBlock tapsAlong(Runner& runner, State& state, TokenView tokens, const TapRequest& wanted) {
+  TapBlock all;
+  while (!tokens.empty()) {
+    const TokenView pass = tokens.first(std::min(tokens.size(), runner.maxTappedRead()));
+    runner.advance(state, state, pass, {LogitsWanted::None, wanted, {}});
+    const TapBlock& taps = runner.taps();
+    all.layers = taps.layers;
+    all.layer = taps.layer;
+    all.bins = taps.bins;
+    all.count += taps.count;
+    all.byLayer.insert(all.byLayer.end(), taps.byLayer.begin(), taps.byLayer.end());
+    all.byChannel.insert(all.byChannel.end(), taps.byChannel.begin(), taps.byChannel.end());
+    tokens = tokens.subspan(pass.size());
+  }
+  return all;
+}
+
 }  // namespace
 
 class CudaTest : public QObject {
@@ -350,24 +437,10 @@ class CudaTest : public QObject {
     }
   }
 
-  void aLongReadAgreesWithItsChunks_data() {
-    QTest::addColumn<QString>("golden");
-    QTest::addColumn<bool>("rounded");
-    std::vector<std::string> names = goldenNames();
-    names.emplace_back("books");
-    for (const std::string& name : names) {
-      for (const bool rounded : {false, true})
-        QTest::addRow("%s, %s", name.c_str(), rounded ? "bf16" : "f32")
-            << QString::fromStdString(name) << rounded;
-    }
-  }
+  void aLongReadAgreesWithItsChunks_data() { addLongReads(); }
   void aLongReadAgreesWithItsChunks() {
-    QFETCH(QString, golden);
     QFETCH(bool, rounded);
-    const auto precision = rounded ? WeightPrecision::BFloat16 : WeightPrecision::Float32;
-    const auto model =
-        loader(DeviceKind::Cuda, precision)
-            .open(golden == "books" ? bundledFolder("books") : goldenFolder(golden.toStdString()));
+    const auto model = fetchLongReader(DeviceKind::Cuda);
     const double tolerance = rounded ? 8e-2 : kTolerance;
     const auto runner = model->newRunner();
     QVERIFY(runner->maxRead() >= 256);
@@ -481,6 +554,109 @@ class CudaTest : public QObject {
     QCOMPARE(got.layer, expected.layer);
     QVERIFY(relativeError(got.byLayer, expected.byLayer) < kTolerance);
     QVERIFY(relativeError(got.byChannel, expected.byChannel) < kTolerance);
+  }
+
+  // Each read goes on from where the one before it ended, and looks at another layer.
+  void tapsOfLongReadsAreThoseOfTheCpu_data() { addLongReads(); }
+  void tapsOfLongReadsAreThoseOfTheCpu() {
+    QFETCH(bool, rounded);
+    const auto cuda = fetchLongReader(DeviceKind::Cuda);
+    const auto cpu = fetchLongReader(DeviceKind::Cpu);
+    const auto onCuda = cuda->newRunner();
+    const auto onCpu = cpu->newRunner();
+    QVERIFY(onCuda->maxTappedRead() >= 256);
+    Random random(6);
+    State state = randomState(*cuda, random);
+    State expectedState = state;
+    std::size_t layer = 1;
+    for (const auto& [count, bins] : {std::pair{33u, 32u}, {201u, 1u}, {1500u, 5u}, {4500u, 64u}}) {
+      const std::vector<Token> tokens = random.tokens(count, cuda->config().vocabSize);
+      const TapRequest wanted{true, layer++, bins};
+      const TapBlock got = tapsAlong(*onCuda, state, tokens, wanted);
+      const TapBlock expected = tapsAlong(*onCpu, expectedState, tokens, wanted);
+      const QString difference = differenceOf(got, expected, rounded ? 8e-2 : kTolerance);
+      QVERIFY2(difference.isEmpty(), qPrintable(QString("%1 tokens, %2 at most at once: %3")
+                                                    .arg(count)
+                                                    .arg(onCuda->maxTappedRead())
+                                                    .arg(difference)));
+    }
+  }
+
+  void watchingALongReadChangesNothing_data() { addLongReads(); }
+  void watchingALongReadChangesNothing() {
+    const auto model = fetchLongReader(DeviceKind::Cuda);
+    const auto runner = model->newRunner();
+    Random random(7);
+    const State start = randomState(*model, random);
+    const TapRequest wanted{true, 1, 16};
+    for (const std::size_t most : {100u, 257u, 4500u}) {
+      const std::size_t count = std::min(most, runner->maxTappedRead());
+      const std::vector<Token> tokens = random.tokens(count, model->config().vocabSize);
+      const auto logits = [&] {
+        std::vector<float> all;
+        for (std::size_t i = 0; i < count; ++i)
+          std::ranges::copy(runner->logits(i), std::back_inserter(all));
+        return all;
+      };
+      State watched = model->newState();
+      runner->advance(start, watched, tokens, {LogitsWanted::All, wanted, {}});
+      QCOMPARE(runner->taps().count, count);
+      const std::vector<float> watchedLogits = logits();
+      State unwatched = model->newState();
+      runner->advance(start, unwatched, tokens, {});
+      QCOMPARE(runner->taps().count, std::size_t{0});
+      const double off = relativeError(watched.values(), unwatched.values());
+      QVERIFY2(std::ranges::equal(watched.values(), unwatched.values()),
+               qPrintable(QString("state after %1 is off by %2").arg(count).arg(off)));
+      const double error = relativeError(watchedLogits, logits());
+      QVERIFY2(watchedLogits == logits(),
+               qPrintable(QString("logits of %1 are off by %2").arg(count).arg(error)));
+      // Nor do long reads disturb the taps of chunks.
+      const auto chunkTaps = [&](Runner& by) {
+        State after = start;
+        return tapsAlong(by, after, TokenView(tokens).first(20), wanted);
+      };
+      const QString difference =
+          differenceOf(chunkTaps(*runner), chunkTaps(*model->newRunner()), 1e-12);
+      QVERIFY2(difference.isEmpty(), qPrintable(difference));
+    }
+  }
+
+  void aSessionReadsLongTextsWithTaps() {
+    class Counter : public Recorder {
+     public:
+      void tapsRead(std::size_t first, std::size_t count, const TapBlock& block) override {
+        Recorder::tapsRead(first, count, block);
+        ++reads;
+      }
+      std::size_t reads = 0;
+    };
+    const Bytes text = excerpt(0, 6000);
+    const TapRequest wanted{true, 3, 32};
+    const auto watch = [&](std::shared_ptr<const Model> model, Counter& scored, Counter& observed) {
+      Session session(std::move(model), nullptr);
+      session.setTaps(wanted);
+      session.replace(0, 0, text);
+      session.score(scored, {});
+      session.observe(1000, 5000, wanted, observed, {});
+    };
+    const auto values = [](const Recorder& recorder) {
+      std::vector<float> all;
+      for (const auto& [offset, row] : recorder.taps) all.insert(all.end(), row.begin(), row.end());
+      return all;
+    };
+    Counter scored, observed, scoredOnCpu, observedOnCpu;
+    watch(m_verifier, scored, observed);
+    watch(loader(DeviceKind::Cpu).open(bundledFolder("books")), scoredOnCpu, observedOnCpu);
+    QCOMPARE(scored.taps.size(), text.size());
+    QCOMPARE(observed.taps.size(), std::size_t{4000});
+    QCOMPARE(observed.taps.begin()->first, std::size_t{1000});
+    QVERIFY2(scored.reads < 30, qPrintable(QString("%1 reads").arg(scored.reads)));
+    QVERIFY2(observed.reads < 20, qPrintable(QString("%1 reads").arg(observed.reads)));
+    const double scoredError = relativeError(values(scored), values(scoredOnCpu));
+    QVERIFY2(scoredError < 5e-2, qPrintable(QString("scored: %1").arg(scoredError)));
+    const double observedError = relativeError(values(observed), values(observedOnCpu));
+    QVERIFY2(observedError < 5e-2, qPrintable(QString("observed: %1").arg(observedError)));
   }
 
   void exactSpeculationIsPlainDecoding_data() {
@@ -674,6 +850,13 @@ class CudaTest : public QObject {
   }
 
  private:
+  static std::shared_ptr<const Model> fetchLongReader(DeviceKind device) {
+    QFETCH(QString, golden);
+    QFETCH(bool, rounded);
+    return loader(device, rounded ? WeightPrecision::BFloat16 : WeightPrecision::Float32)
+        .open(golden == "books" ? bundledFolder("books") : goldenFolder(golden.toStdString()));
+  }
+
   std::shared_ptr<const Model> fetchModel() const {
     QFETCH(QString, golden);
     if (golden == "books") return m_verifier;

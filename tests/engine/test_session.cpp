@@ -26,6 +26,67 @@ std::shared_ptr<const Model> verifier() {
   return kModel;
 }
 
+/// The verifier on a device that takes more than a chunk when it reads a text, less of it with
+/// taps.
+class LongReadingModel : public Model {
+ public:
+  static constexpr std::size_t kMostRead = 400;
+  static constexpr std::size_t kMostTapped = 150;
+
+  const ModelConfig& config() const override { return verifier()->config(); }
+  const ModelInfo& info() const override { return verifier()->info(); }
+  std::unique_ptr<Runner> newRunner() const override { return std::make_unique<LongReader>(*this); }
+
+  mutable std::vector<std::size_t> reads;  ///< their lengths
+
+ private:
+  class LongReader : public Runner {
+   public:
+    explicit LongReader(const LongReadingModel& model)
+        : m_model(model), m_runner(verifier()->newRunner()) {}
+    std::size_t maxChunk() const override { return m_runner->maxChunk(); }
+    std::size_t maxRead() const override { return kMostRead; }
+    std::size_t maxTappedRead() const override { return kMostTapped; }
+    void advance(const State& from, State& to, TokenView tokens,
+                 const ChunkRequest& request) override {
+      checkChunk(m_model.config(), tokens, request.taps.enabled ? kMostTapped : kMostRead);
+      m_model.reads.push_back(tokens.size());
+      m_logits.clear();
+      m_taps = {};
+      to = from;
+      for (std::size_t first = 0; first < tokens.size(); first += maxChunk()) {
+        const std::size_t size = std::min(maxChunk(), tokens.size() - first);
+        m_runner->advance(to, to, tokens.subspan(first, size), request);
+        for (std::size_t i = 0; i < size; ++i)
+          m_logits.emplace_back(m_runner->logits(i).begin(), m_runner->logits(i).end());
+        if (request.taps.enabled) append(m_runner->taps());
+      }
+    }
+    void rewind(const State&, State&, std::size_t) override { qFatal("rewound"); }
+    std::span<const float> logits(std::size_t i) const override { return m_logits[i]; }
+    const TapBlock& taps() const override { return m_taps; }
+
+   private:
+    void append(const TapBlock& more) {
+      const auto add = [](std::vector<float>& to, const std::vector<float>& from) {
+        to.insert(to.end(), from.begin(), from.end());
+      };
+      TapBlock joined = more;
+      joined.count += m_taps.count;
+      std::swap(joined.byLayer, m_taps.byLayer);
+      std::swap(joined.byChannel, m_taps.byChannel);
+      add(joined.byLayer, more.byLayer);
+      add(joined.byChannel, more.byChannel);
+      m_taps = std::move(joined);
+    }
+
+    const LongReadingModel& m_model;
+    std::unique_ptr<Runner> m_runner;
+    std::vector<std::vector<float>> m_logits;
+    TapBlock m_taps;
+  };
+};
+
 GenerationSettings settings(Speculation speculation) {
   GenerationSettings wanted;
   wanted.speculation = speculation;
@@ -319,6 +380,37 @@ class SessionTest : public QObject {
     QCOMPARE(observed.problem(), QString());
     observed.session.score(observed, {});
     QCOMPARE(observed.problem(), QString());
+  }
+
+  void longReadsGiveEveryByteItsTaps() {
+    Random random(6);
+    const Bytes text = random.bytes(1000);
+    const TapRequest taps{true, 1, 2};
+    Edited plain;
+    plain.session.setTaps(taps);
+    plain.replace(0, 0, text);
+    plain.session.score(plain, {});
+    const auto model = std::make_shared<LongReadingModel>();
+    Session session(model, nullptr);
+    Recorder scored;
+    session.setTaps(taps);
+    session.replace(0, 0, text);
+    session.score(scored, {});
+    QCOMPARE(model->reads, (std::vector<std::size_t>{16, 150, 150, 150, 150, 150, 150, 84}));
+    QVERIFY(scored.taps == plain.taps);
+    QVERIFY(std::ranges::equal(scored.records, plain.records, sameScore));
+    model->reads.clear();
+    Recorder observed;
+    session.observe(500, 1000, taps, observed, {});
+    QCOMPARE(observed.taps.size(), std::size_t{500});
+    for (const auto& [offset, values] : observed.taps) QVERIFY(values == plain.taps.at(offset));
+    QCOMPARE(*std::ranges::max_element(model->reads), LongReadingModel::kMostTapped);
+    // Nobody looks any more.
+    session.setTaps({});
+    session.forgetScores(0);
+    model->reads.clear();
+    session.score(scored, {});
+    QCOMPARE(*std::ranges::max_element(model->reads), LongReadingModel::kMostRead);
   }
 
   void writingShowsTheTapsOfTheBytesThatStand() {

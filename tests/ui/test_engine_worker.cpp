@@ -395,6 +395,24 @@ class EngineWorkerTest : public QObject {
     for (std::size_t i = 1; i < text.size(); ++i) QVERIFY(talk.heard.records[i].scored);
   }
 
+  void aSlowWindowIsNotSwampedWithTaps() {
+    EngineTalk talk;
+    talk.load(goldenFolder("tiny-byte"));
+    TRY(talk, talk.last<ModelsLoaded>());
+    talk.worker().post(SetTaps{{true, 1, 4}});
+    Random random(4);
+    constexpr std::size_t kMostWaiting = 1 << 14;
+    const Bytes text = random.bytes(kMostWaiting + 3'000);
+    talk.setText(text);
+    waitUntilIdle();
+    talk.listen();
+    QVERIFY(talk.heard.taps.size() >= kMostWaiting);
+    QVERIFY(talk.heard.taps.size() < text.size());
+    TRY(talk, talk.isUpToDate());
+    QCOMPARE(talk.heard.taps.size(), text.size());
+    QVERIFY(!talk.heard.gaps);
+  }
+
   void endsWhileItWorksAndWhileItWaits() {
     for (const bool listening : {true, false}) {
       EngineTalk talk;

@@ -12,6 +12,9 @@ namespace {
 
 /// Records that may wait for a window which does not ask for them; then the engine waits too.
 constexpr std::size_t kMostWaitingRecords = 1 << 18;
+/// The same for bytes whose taps wait. The window's thread spends up to a microsecond on each, all
+/// at once: without a limit, long reads on a GPU would take it tens of milliseconds.
+constexpr std::size_t kMostWaitingTaps = 1 << 14;
 /// Bytes scored between two looks at the progress.
 constexpr std::size_t kScoreSlice = 512;
 /// Bytes observed before an interruption can no longer lose them.
@@ -48,8 +51,14 @@ class EngineWorker::Listener : public SessionListener {
     m_worker.m_batch.rounds.push_back(round);
   }
   void tapsRead(std::size_t first, std::size_t count, const TapBlock& taps) override {
-    const std::lock_guard lock(m_worker.m_mutex);
-    m_worker.m_batch.taps.push_back({first, count, taps});
+    ReadTaps read{first, count, taps};
+    std::unique_lock lock(m_worker.m_mutex);
+    m_worker.m_wake.wait(lock, [&] {
+      return m_worker.m_ending || m_worker.m_stop.stop_requested() ||
+             m_worker.m_waitingTaps < kMostWaitingTaps;
+    });
+    m_worker.m_waitingTaps += count;
+    m_worker.m_batch.taps.push_back(std::move(read));
   }
 
  private:
@@ -128,6 +137,7 @@ Batch EngineWorker::take() {
   {
     const std::lock_guard lock(m_mutex);
     std::swap(batch, m_batch);
+    m_waitingTaps = 0;
     m_batch.revision = batch.revision;
     m_batch.activity = batch.activity;
     m_batch.snapshots = batch.snapshots;
@@ -269,6 +279,7 @@ void EngineWorker::perform(const EditText& command, std::stop_token) {
   m_batch.bytes.clear();
   m_batch.rounds.clear();
   m_batch.taps.clear();
+  m_waitingTaps = 0;
   m_batch.next.reset();
 }
 

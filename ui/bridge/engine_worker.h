@@ -81,9 +81,10 @@ class EngineWorker : public QThread {
   std::condition_variable m_wake;
   std::deque<Command> m_commands;
   Batch m_batch;
-  std::stop_source m_stop;      ///< of the work in progress
-  bool m_inBackground = false;  ///< that work is nobody's command
-  bool m_loading = false;       ///< that work reads models
+  std::size_t m_waitingTaps = 0;  ///< bytes whose taps are in the batch
+  std::stop_source m_stop;        ///< of the work in progress
+  bool m_inBackground = false;    ///< that work is nobody's command
+  bool m_loading = false;         ///< that work reads models
   bool m_ending = false;
 
   // Of the worker's own thread.
