@@ -77,7 +77,7 @@ class WindowMemoryTest : public QObject {
       p.window.close();
     }
     Playground p(memory);
-    QCOMPARE(p.window.settingsEditor().settings().generation.speculation, Speculation::TopBeta);
+    QCOMPARE(p.window.settingsEditor().settings().generation.speculation, Speculation::Exact);
   }
 
   void damagedSettingsFallBackToWhatIsPossible() {

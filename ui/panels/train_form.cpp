@@ -129,13 +129,14 @@ void TrainForm::fillModels() {
   suggestRate();
 }
 
+/// A GPU is taken by itself, the first time that there is one to choose.
 void TrainForm::fillDevices(const std::vector<DeviceEntry>& devices) {
-  const int chosen = m_device->currentIndex();
+  const bool offersGpu = m_devices.size() < 2 && devices.size() > 1;
+  const int chosen = offersGpu ? 1 : m_device->currentIndex();
   m_devices = devices;
   m_device->clear();
   for (const DeviceEntry& device : devices) m_device->addItem(QString::fromStdString(device.name));
-  const int last = m_device->count() - 1;  // the CPU comes first: by itself a GPU is taken
-  m_device->setCurrentIndex(chosen < 0 ? std::min(1, last) : std::min(chosen, last));
+  m_device->setCurrentIndex(std::clamp(chosen, 0, m_device->count() - 1));
 }
 
 void TrainForm::suggestRate() {

@@ -282,7 +282,7 @@ QString TrainPanel::estimateText() const {
   const TrainingHistory& history = m_link.history();
   if (history.fitted)
     return tr("A step takes %1 s here: %2 passes over the text fit")
-        .arg(history.fitted->secondsPerStep, 0, 'f', 2)
+        .arg(history.fitted->secondsPerStep, 0, 'g', 2)
         .arg(history.fitted->passes, 0, 'f', 1);
   if (history.steps.empty()) return {};
   const TrainingStepped& last = history.steps.back();

@@ -19,7 +19,9 @@ struct RunSettings {
   GenerationSettings generation;
   std::size_t bytes = 400;  ///< to write with one press of Generate
 
-  /// Top-β speculation of 4 tokens, as in the paper, temperature 0.8, top-k 40, seed 7.
+  /// Exact speculation of at most 4 tokens that the drafter gives 0.4, temperature 0.8, top-k 40,
+  /// seed 7. Top-β, which the paper has, soon repeats itself: it lets a drafter stand that always
+  /// says what is most probable.
   static RunSettings defaults();
   void save(QSettings& settings) const;
   static RunSettings load(const QSettings& settings);
