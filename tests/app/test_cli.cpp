@@ -276,7 +276,7 @@ class CliTest : public QObject {
     QCOMPARE(result.status, 0);
     QCOMPARE(result.err, QByteArray());  // no terminal watches
     const double bits = figure(result.out, "bits_per_byte");
-    QVERIFY2(std::abs(bits - 1.4317) < 0.002, result.out);
+    QVERIFY2(std::abs(bits - 1.2472) < 0.002, result.out);
     const json report = parsed(folder / "eval.json");
     for (const char* name :
          {"bits_per_byte", "standard_error", "word_perplexity", "bytes", "bytes_per_second"}) {

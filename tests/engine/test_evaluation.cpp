@@ -204,7 +204,7 @@ class EvaluationTest : public QObject {
     const Bytes text = dataFile("books-valid-200000.txt");
     QCOMPARE(text.size(), std::size_t{16384});
     const Evaluation result = evaluate(*model, nullptr, text, {}, {});
-    QVERIFY2(std::abs(result.bitsPerByte - 1.4317) < 0.002,
+    QVERIFY2(std::abs(result.bitsPerByte - 1.2472) < 0.002,
              qPrintable(QString::number(result.bitsPerByte, 'f', 5)));
     QVERIFY(result.standardError > 0.005 && result.standardError < 0.1);
   }
