@@ -16,6 +16,7 @@ namespace {
 /// Small enough for every build; the acceptance run asks for 100 × 400.
 constexpr int kMostPrompts = kSanitized ? 3 : 8;
 constexpr std::size_t kBytes = kSanitized ? 50 : 100;
+constexpr std::size_t kPairedBytes = 160;  // enough for some rounds of long drafts
 
 /// Pieces of a book the models have not seen, of different lengths, cut in mid-word as often as
 /// not.
@@ -140,7 +141,7 @@ class SpeculationTest : public QObject {
     const GenerationSettings wanted =
         settings(Speculation(speculation), sampler(name, index), index);
     Recorder alone;
-    const Bytes expected = generate(prompt(index), wanted, kBytes, alone);
+    const Bytes expected = generate(prompt(index), wanted, kPairedBytes, alone);
     const auto verifier = std::make_shared<PairedModel>(m_pair.verifier, std::size_t(wrongEvery));
     const auto draftModel =
         std::make_shared<PairedModel>(shared(m_pair.drafter->model()), std::size_t(wrongEvery));
@@ -150,7 +151,7 @@ class SpeculationTest : public QObject {
     Recorder run;
     session.prepare(wanted, run, {});
     verifier->passes = draftModel->passes = 0;
-    session.generate(kBytes, wanted, run, {});
+    session.generate(kPairedBytes, wanted, run, {});
     QVERIFY(session.text() == expected);
     QCOMPARE(QString::fromStdString(problemOf(run, prompt(index).size())), QString());
     QCOMPARE(run.rounds.size(), alone.rounds.size());
@@ -167,7 +168,7 @@ class SpeculationTest : public QObject {
     for (std::size_t i = 0; i < run.records.size(); ++i)
       QVERIFY(sameScore(run.records[i], alone.records[i]));
     const std::size_t rounds = run.rounds.size();
-    QVERIFY2(verifier->pairRuns >= rounds * 3 / 4 && rounds > 2,
+    QVERIFY2(verifier->pairRuns > rounds * 3 / 4 && rounds > 5,
              qPrintable(QString("%1 of %2 rounds").arg(verifier->pairRuns).arg(rounds)));
     if (wrongEvery > 0) return;
     const bool judges = Speculation(speculation) == Speculation::TopBeta || name == "greedy";
