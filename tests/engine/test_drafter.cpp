@@ -5,6 +5,7 @@
 
 #include "engine/decoding/sampler.h"
 #include "engine/error.h"
+#include "tests/support/forwarding_model.h"
 #include "tests/support/model_files.h"
 #include "tests/support/random_values.h"
 #include "tests/support/test_models.h"
@@ -59,28 +60,24 @@ bool startsWith(ByteView bytes, ByteView start) {
 }
 
 /// Counts the passes over a model's weights, and may draw the most probable tokens by itself.
-class CountingModel : public Model {
+class CountingModel : public ForwardingModel {
  public:
   explicit CountingModel(std::shared_ptr<const Model> model, bool draws = false)
-      : m_model(std::move(model)), m_draws(draws) {}
-  const ModelConfig& config() const override { return m_model->config(); }
-  const ModelInfo& info() const override { return m_model->info(); }
+      : ForwardingModel(std::move(model)), m_draws(draws) {}
   std::unique_ptr<Runner> newRunner() const override {
     return std::make_unique<CountingRunner>(*this);
   }
   mutable std::size_t passes = 0;
 
  private:
-  class CountingRunner : public Runner {
+  class CountingRunner : public ForwardingRunner {
    public:
     explicit CountingRunner(const CountingModel& model)
-        : m_model(model), m_runner(model.m_model->newRunner()) {}
-    std::size_t maxChunk() const override { return m_runner->maxChunk(); }
+        : ForwardingRunner(model.ForwardingModel::newRunner()), m_model(model) {}
     void advance(const State& from, State& to, TokenView tokens,
                  const ChunkRequest& request) override {
       ++m_model.passes;
-      m_logits.clear();
-      m_runner->advance(from, to, tokens, request);
+      ForwardingRunner::advance(from, to, tokens, request);
     }
     TokenView advanceDrawing(const State& from, std::span<State> to, Token first,
                              const Drawing& drawing, const ChunkRequest& request) override {
@@ -91,28 +88,17 @@ class CountingModel : public Model {
       for (std::size_t i = 0;; ++i) {
         m_runner->advance(i == 0 ? from : to[std::min(i, to.size()) - 1],
                           to[std::min(i, to.size() - 1)], {&m_tokens.back(), 1}, request);
-        const auto logits = m_runner->logits(0);
-        m_logits.emplace_back(logits.begin(), logits.end());
+        keepLogits(0);
         if (i == drawing.points.size()) break;
-        m_tokens.push_back(argmax(logits));
+        m_tokens.push_back(argmax(m_logits.back()));
       }
       return TokenView(m_tokens).subspan(1);
     }
-    void rewind(const State& from, State& to, std::size_t kept) override {
-      m_runner->rewind(from, to, kept);
-    }
-    std::span<const float> logits(std::size_t i) const override {
-      return m_logits.empty() ? m_runner->logits(i) : std::span<const float>(m_logits.at(i));
-    }
-    const TapBlock& taps() const override { return m_runner->taps(); }
 
    private:
     const CountingModel& m_model;
-    std::unique_ptr<Runner> m_runner;
     std::vector<Token> m_tokens;
-    std::vector<std::vector<float>> m_logits;  ///< where it drew
   };
-  std::shared_ptr<const Model> m_model;
   bool m_draws;
 };
 

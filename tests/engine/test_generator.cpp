@@ -7,6 +7,7 @@
 #include "engine/error.h"
 #include "engine/model/mix.h"
 #include "engine/session/session.h"
+#include "tests/support/forwarding_model.h"
 #include "tests/support/model_files.h"
 #include "tests/support/random_values.h"
 #include "tests/support/recorded_run.h"
@@ -79,12 +80,10 @@ std::size_t countOf(const Run& run, Origin origin) {
 }
 
 /// A verifier that draws ahead: what `text` says, with some of it wrong.
-class DrawingModel : public Model {
+class DrawingModel : public ForwardingModel {
  public:
   DrawingModel(Bytes text, std::size_t wrongEvery)
-      : m_text(std::move(text)), m_wrongEvery(wrongEvery) {}
-  const ModelConfig& config() const override { return verifier()->config(); }
-  const ModelInfo& info() const override { return verifier()->info(); }
+      : ForwardingModel(verifier()), m_text(std::move(text)), m_wrongEvery(wrongEvery) {}
   std::unique_ptr<Runner> newRunner() const override {
     return std::make_unique<DrawingRunner>(*this);
   }
@@ -92,15 +91,10 @@ class DrawingModel : public Model {
   mutable std::size_t drawn = 0;
 
  private:
-  class DrawingRunner : public Runner {
+  class DrawingRunner : public ForwardingRunner {
    public:
     explicit DrawingRunner(const DrawingModel& model)
-        : m_model(model), m_runner(verifier()->newRunner()) {}
-    std::size_t maxChunk() const override { return m_runner->maxChunk(); }
-    void advance(const State& from, State& to, TokenView tokens,
-                 const ChunkRequest& request) override {
-      m_runner->advance(from, to, tokens, request);
-    }
+        : ForwardingRunner(verifier()->newRunner()), m_model(model) {}
     TokenView advanceDrawing(const State& from, std::span<State> to, Token first,
                              const Drawing& drawing, const ChunkRequest& request) override {
       m_tokens.assign(1, first);
@@ -112,15 +106,9 @@ class DrawingModel : public Model {
       m_runner->advance(from, to.back(), m_tokens, request);
       return TokenView(m_tokens).subspan(1);
     }
-    void rewind(const State& from, State& to, std::size_t kept) override {
-      m_runner->rewind(from, to, kept);
-    }
-    std::span<const float> logits(std::size_t i) const override { return m_runner->logits(i); }
-    const TapBlock& taps() const override { return m_runner->taps(); }
 
    private:
     const DrawingModel& m_model;
-    std::unique_ptr<Runner> m_runner;
     std::vector<Token> m_tokens;
   };
 
@@ -129,12 +117,10 @@ class DrawingModel : public Model {
 };
 
 /// A verifier that judges by itself, as the host would, with some of it wrong.
-class JudgingModel : public Model {
+class JudgingModel : public ForwardingModel {
  public:
   JudgingModel(const SamplerSettings& sampler, std::size_t wrongEvery)
-      : m_sampler(sampler), m_wrongEvery(wrongEvery) {}
-  const ModelConfig& config() const override { return verifier()->config(); }
-  const ModelInfo& info() const override { return verifier()->info(); }
+      : ForwardingModel(verifier()), m_sampler(sampler), m_wrongEvery(wrongEvery) {}
   std::unique_ptr<Runner> newRunner() const override {
     return std::make_unique<JudgingRunner>(*this);
   }
@@ -144,15 +130,10 @@ class JudgingModel : public Model {
   mutable bool toldPoints = true;  ///< every guess came with the random number of its position
 
  private:
-  class JudgingRunner : public Runner {
+  class JudgingRunner : public ForwardingRunner {
    public:
     explicit JudgingRunner(const JudgingModel& model)
-        : m_model(model), m_runner(verifier()->newRunner()) {}
-    std::size_t maxChunk() const override { return m_runner->maxChunk(); }
-    void advance(const State& from, State& to, TokenView tokens,
-                 const ChunkRequest& request) override {
-      m_runner->advance(from, to, tokens, request);
-    }
+        : ForwardingRunner(verifier()->newRunner()), m_model(model) {}
     std::size_t advanceJudging(const State& from, State& to, TokenView tokens,
                                const Judgement& judgement, const ChunkRequest& request) override {
       m_runner->advance(from, to, tokens, request);
@@ -167,10 +148,8 @@ class JudgingModel : public Model {
     }
     void rewind(const State& from, State& to, std::size_t kept) override {
       ++m_model.rewinds;
-      m_runner->rewind(from, to, kept);
+      ForwardingRunner::rewind(from, to, kept);
     }
-    std::span<const float> logits(std::size_t i) const override { return m_runner->logits(i); }
-    const TapBlock& taps() const override { return m_runner->taps(); }
 
    private:
     bool stands(std::uint64_t position, Token token, std::size_t index,
@@ -187,7 +166,6 @@ class JudgingModel : public Model {
     }
 
     const JudgingModel& m_model;
-    std::unique_ptr<Runner> m_runner;
   };
 
   SamplerSettings m_sampler;

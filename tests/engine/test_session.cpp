@@ -4,6 +4,7 @@
 
 #include "engine/error.h"
 #include "engine/session/session.h"
+#include "tests/support/forwarding_model.h"
 #include "tests/support/model_files.h"
 #include "tests/support/random_values.h"
 #include "tests/support/recorded_run.h"
@@ -28,23 +29,21 @@ std::shared_ptr<const Model> verifier() {
 
 /// The verifier on a device that takes more than a chunk when it reads a text, less of it with
 /// taps.
-class LongReadingModel : public Model {
+class LongReadingModel : public ForwardingModel {
  public:
   static constexpr std::size_t kMostRead = 400;
   static constexpr std::size_t kMostTapped = 150;
 
-  const ModelConfig& config() const override { return verifier()->config(); }
-  const ModelInfo& info() const override { return verifier()->info(); }
+  LongReadingModel() : ForwardingModel(verifier()) {}
   std::unique_ptr<Runner> newRunner() const override { return std::make_unique<LongReader>(*this); }
 
   mutable std::vector<std::size_t> reads;  ///< their lengths
 
  private:
-  class LongReader : public Runner {
+  class LongReader : public ForwardingRunner {
    public:
     explicit LongReader(const LongReadingModel& model)
-        : m_model(model), m_runner(verifier()->newRunner()) {}
-    std::size_t maxChunk() const override { return m_runner->maxChunk(); }
+        : ForwardingRunner(verifier()->newRunner()), m_model(model) {}
     std::size_t maxRead() const override { return kMostRead; }
     std::size_t maxTappedRead() const override { return kMostTapped; }
     void advance(const State& from, State& to, TokenView tokens,
@@ -57,13 +56,11 @@ class LongReadingModel : public Model {
       for (std::size_t first = 0; first < tokens.size(); first += maxChunk()) {
         const std::size_t size = std::min(maxChunk(), tokens.size() - first);
         m_runner->advance(to, to, tokens.subspan(first, size), request);
-        for (std::size_t i = 0; i < size; ++i)
-          m_logits.emplace_back(m_runner->logits(i).begin(), m_runner->logits(i).end());
+        for (std::size_t i = 0; i < size; ++i) keepLogits(i);
         if (request.taps.enabled) append(m_runner->taps());
       }
     }
     void rewind(const State&, State&, std::size_t) override { qFatal("rewound"); }
-    std::span<const float> logits(std::size_t i) const override { return m_logits[i]; }
     const TapBlock& taps() const override { return m_taps; }
 
    private:
@@ -81,8 +78,6 @@ class LongReadingModel : public Model {
     }
 
     const LongReadingModel& m_model;
-    std::unique_ptr<Runner> m_runner;
-    std::vector<std::vector<float>> m_logits;
     TapBlock m_taps;
   };
 };

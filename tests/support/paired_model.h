@@ -9,18 +9,17 @@
 
 #include "engine/decoding/sampler.h"
 #include "engine/model/runner_pair.h"
+#include "tests/support/forwarding_model.h"
 
 namespace mb::test {
 
 /// Another model with runners that make pairs, and count what they do.
-class PairedModel : public Model {
+class PairedModel : public ForwardingModel {
  public:
   /// Of the pairs in which this model verifies, every `wrongEvery`-th run draws a token that is not
   /// the most probable, or, in turn, lets too little stand. 0 for none.
   explicit PairedModel(std::shared_ptr<const Model> model, std::size_t wrongEvery = 0)
-      : m_model(std::move(model)), m_wrongEvery(wrongEvery) {}
-  const ModelConfig& config() const override { return m_model->config(); }
-  const ModelInfo& info() const override { return m_model->info(); }
+      : ForwardingModel(std::move(model)), m_wrongEvery(wrongEvery) {}
   std::unique_ptr<Runner> newRunner() const override {
     return std::make_unique<PairedRunner>(*this);
   }
@@ -30,25 +29,19 @@ class PairedModel : public Model {
   mutable std::size_t pairRuns = 0;  ///< of pairs in which this model verifies
 
  private:
-  class PairedRunner : public Runner {
+  class PairedRunner : public ForwardingRunner {
    public:
     explicit PairedRunner(const PairedModel& model)
-        : m_model(model), m_runner(model.m_model->newRunner()) {}
-    std::size_t maxChunk() const override { return m_runner->maxChunk(); }
+        : ForwardingRunner(model.ForwardingModel::newRunner()), m_model(model) {}
     void advance(const State& from, State& to, TokenView tokens,
                  const ChunkRequest& request) override {
       ++m_model.passes;
-      m_logits.clear();
-      m_runner->advance(from, to, tokens, request);
+      ForwardingRunner::advance(from, to, tokens, request);
     }
     void rewind(const State& from, State& to, std::size_t kept) override {
       ++m_model.rewinds;
-      m_runner->rewind(from, to, kept);
+      ForwardingRunner::rewind(from, to, kept);
     }
-    std::span<const float> logits(std::size_t i) const override {
-      return m_logits.empty() ? m_runner->logits(i) : std::span<const float>(m_logits.at(i));
-    }
-    const TapBlock& taps() const override { return m_runner->taps(); }
     std::unique_ptr<RunnerPair> pairWith(Runner& drafter, const TokenBytes& bytes) override {
       auto* other = dynamic_cast<PairedRunner*>(&drafter);
       return other ? std::make_unique<HostPair>(*other, *this, bytes) : nullptr;
@@ -57,8 +50,6 @@ class PairedModel : public Model {
    private:
     friend class PairedModel;
     const PairedModel& m_model;
-    std::unique_ptr<Runner> m_runner;
-    std::vector<std::vector<float>> m_logits;  ///< of a draft
   };
 
   class HostPair : public RunnerPair {
@@ -89,8 +80,7 @@ class PairedModel : public Model {
       State state = *draft.from;
       const auto read = [&](Token token, State& to) {
         m_drafter.m_runner->advance(state, to, {&token, 1}, {});
-        const auto logits = m_drafter.m_runner->logits(0);
-        m_drafter.m_logits.emplace_back(logits.begin(), logits.end());
+        m_drafter.keepLogits(0);
         state = to;
       };
       m_drafter.m_logits.clear();
@@ -157,7 +147,6 @@ class PairedModel : public Model {
     std::vector<Token> m_chunk;
   };
 
-  std::shared_ptr<const Model> m_model;
   std::size_t m_wrongEvery;
 };
 

@@ -5,6 +5,7 @@
 
 #include "engine/error.h"
 #include "tests/support/engine_talk.h"
+#include "tests/support/forwarding_model.h"
 #include "tests/support/playground.h"
 #include "tests/support/thrown.h"
 #include "ui/window/device_menu.h"
@@ -48,37 +49,30 @@ class PluggedValues : public DeviceValues {
 };
 
 /// A CPU model that claims to be on that device, and leaves states there.
-class BreakingModel : public Model {
+class BreakingModel : public ForwardingModel {
  public:
   BreakingModel(std::shared_ptr<const Model> model, std::shared_ptr<Device> device)
-      : m_model(std::move(model)), m_device(std::move(device)) {}
-  const ModelConfig& config() const override { return m_model->config(); }
-  const ModelInfo& info() const override { return m_model->info(); }
+      : ForwardingModel(std::move(model)), m_device(std::move(device)) {}
   std::unique_ptr<Runner> newRunner() const override {
-    return std::make_unique<BreakingRunner>(m_model->newRunner(), m_device);
+    return std::make_unique<BreakingRunner>(ForwardingModel::newRunner(), m_device);
   }
 
  private:
-  class BreakingRunner : public Runner {
+  class BreakingRunner : public ForwardingRunner {
    public:
     BreakingRunner(std::unique_ptr<Runner> runner, std::shared_ptr<Device> device)
-        : m_runner(std::move(runner)), m_device(std::move(device)) {}
-    std::size_t maxChunk() const override { return m_runner->maxChunk(); }
+        : ForwardingRunner(std::move(runner)), m_device(std::move(device)) {}
     void advance(const State& from, State& to, TokenView tokens,
                  const ChunkRequest& request) override {
       m_device->use();
       --m_device->chunks;
-      m_runner->advance(from, to, tokens, request);
+      ForwardingRunner::advance(from, to, tokens, request);
       leaveOnDevice(to);
     }
     void rewind(const State& from, State& to, std::size_t kept) override {
-      m_runner->rewind(from, to, kept);
+      ForwardingRunner::rewind(from, to, kept);
       leaveOnDevice(to);
     }
-    std::span<const float> logits(std::size_t index) const override {
-      return m_runner->logits(index);
-    }
-    const TapBlock& taps() const override { return m_runner->taps(); }
 
    private:
     void leaveOnDevice(State& state) {
@@ -86,11 +80,9 @@ class BreakingModel : public Model {
       state.moveToDevice(std::make_unique<PluggedValues>(m_device, values));
     }
 
-    std::unique_ptr<Runner> m_runner;
     std::shared_ptr<Device> m_device;
   };
 
-  std::shared_ptr<const Model> m_model;
   std::shared_ptr<Device> m_device;
 };
 
