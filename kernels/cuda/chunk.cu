@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <utility>
 
 #include "kernels/cuda/chunk.h"
 #include "kernels/cuda/chunk_stages.cuh"
@@ -14,44 +15,63 @@ __device__ inline bool isForThisKernel(const ChunkArguments& a) {
   return !a.list || (a.list->count >= a.listFrom && a.list->count <= a.listTo);
 }
 
-/// A kernel whose last warp fills the ring while the others do a block's Work.
-template <class Work>
+/// The filling warp's work.
+__device__ inline void fillRing(const ChunkArguments& a, uint4* ring, StageSync* sync) {
+  const BlockPlan& block = a.blocks[blockIdx.x];
+  fillRing(ring, sync, a.slots,
+           {.layer = a.tiles + std::uint64_t{block.firstTile} * 32,
+            .layers = a.size.layers,
+            .layerTiles = block.layerTiles,
+            .layerStride = a.layerTiles,
+            .head = a.tiles + block.firstHeadTile * 32,
+            .headTiles = a.head ? block.headStretch : 0,
+            .passes = a.passes,
+            .passing = a.passing});
+}
+
+template <int PAIRS>
 __global__ void __launch_bounds__(kThreads, 1)
-    blockKernel(const __grid_constant__ ChunkArguments arguments) {
-  if (!isForThisKernel(arguments)) return;
-  extern __shared__ __align__(128) char memory[];
-  auto* ring = reinterpret_cast<uint4*>(memory);
+    stepKernel(const __grid_constant__ ChunkArguments arguments) {
+  char* memory = chunkMemory;
   auto* sync = reinterpret_cast<StageSync*>(memory + arguments.slots * kStageBytes);
   if (threadIdx.x == 0) {
     for (int i = 0; i < arguments.slots; ++i) initStage(sync[i]);
     publishStages();
   }
   __syncthreads();
-  const BlockPlan& block = arguments.blocks[blockIdx.x];
-  if (threadIdx.x >= kComputeThreads) {
-    fillRing(ring, sync, arguments.slots,
-             {.layer = arguments.tiles + std::uint64_t{block.firstTile} * 32,
-              .layers = arguments.size.layers,
-              .layerTiles = block.layerTiles,
-              .layerStride = arguments.layerTiles,
-              .head = arguments.tiles + block.firstHeadTile * 32,
-              .headTiles = arguments.head ? block.headStretch : 0,
-              .passes = arguments.passes,
-              .passing = arguments.passing});
-    return;
-  }
-  Work(arguments, memory).run();
+  if (threadIdx.x < kComputeThreads)
+    Step<PAIRS>(arguments, memory).run();
+  else
+    fillRing(arguments, reinterpret_cast<uint4*>(memory), sync);
 }
 
-template <class Work>
-const void* kernelOf() {
-  return reinterpret_cast<const void*>(&blockKernel<Work>);
+template <int NT, int SPL>
+__global__ void __launch_bounds__(kThreads + kSupplyThreads, 1)
+    chunkKernel(const __grid_constant__ ChunkArguments arguments) {
+  if (!isForThisKernel(arguments)) return;
+  auto* sync = reinterpret_cast<StageSync*>(chunkMemory + arguments.memory.ringSync);
+  const Inbox<NT> inbox(chunkMemory, arguments.memory);
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < arguments.slots; ++i) initStage(sync[i]);
+    inbox.init(arguments.paired);
+    publishStages();
+  }
+  __syncthreads();
+  meetInPair();  // before one sends to the other
+  if (threadIdx.x < kComputeThreads)
+    Chunk<NT, SPL>(arguments).run();
+  else if (threadIdx.x < kThreads)
+    fillRing(arguments, reinterpret_cast<uint4*>(chunkMemory), sync);
+  else
+    Supply<NT>(arguments, inbox).run();
+  meetInPair();  // as the other may still give stages back
 }
 
 template <int NT>
 const void* chunkKernel(const Dimensions& size) {
-  return size.states <= 2 * kScanLanes ? kernelOf<Chunk<NT, 2>>()
-                                       : kernelOf<Chunk<NT, kMostStates / kScanLanes>>();
+  return size.states <= 2 * kScanLanes
+             ? reinterpret_cast<const void*>(&chunkKernel<NT, 2>)
+             : reinterpret_cast<const void*>(&chunkKernel<NT, kMostStates / kScanLanes>);
 }
 
 const void* chunkKernel(const Dimensions& size, std::uint32_t tokens) {
@@ -95,36 +115,111 @@ int sharedBytes(int slots, int scratch) {
 /// The kernel for single tokens of common shapes; without slots when it does not fit.
 LaunchShape stepShape(const DeviceWeights& weights) {
   const int channels = static_cast<int>(weights.plan.mostChannels());
-  LaunchShape shape{.tokens = 1};
+  LaunchShape shape{.tokens = 1, .threads = kThreads};
   if (!isForStep(weights)) return shape;
   const int scratch = stepScratchBytes(weights.plan.dimensions(), channels);
   const int slots = slotsIn(availableShared(), scratch);
   if (slots < kStepSlots) return shape;
   shape.slots = slots;
   shape.sharedBytes = sharedBytes(slots, scratch);
-  shape.kernel = channels <= 16 ? kernelOf<Step<1>>() : kernelOf<Step<kStepMostPairs>>();
+  shape.kernel =
+      reinterpret_cast<const void*>(channels <= 16 ? &stepKernel<1> : &stepKernel<kStepMostPairs>);
   return shape;
+}
+
+/// Stages of the ring that are worth more than those of the inbox.
+constexpr int kEnoughSlots = 4;
+
+/// With so many stages of the ring, and 2^supplyShift of the inbox.
+ChunkMemory memoryFor(const DeviceWeights& weights, std::uint32_t tokens, int slots,
+                      int supplyShift) {
+  const Dimensions& size = weights.plan.dimensions();
+  const auto channels = static_cast<int>(weights.plan.mostChannels());
+  const auto tokenCount = static_cast<int>(tokens);
+  const int tokenBlocks = tokenCount / 4;
+  const int operandTiles = channels / 16 * (size.planes > 1 ? 2 : 1);  // two sets of parts
+  constexpr auto kFloat = static_cast<int>(sizeof(float));
+  ChunkMemory memory{};
+  // Lanes that hold neighbouring tokens of a channel are to find them in other banks.
+  memory.tokenStride = channels + 4;
+  int at = slots * kStageBytes;
+  const auto take = [&at](int bytes) { return std::exchange(at, at + (bytes + 15) / 16 * 16); };
+  memory.ringSync = take(slots * static_cast<int>(sizeof(StageSync)));
+  memory.supplyShift = supplyShift;
+  memory.stages = take(supplyStageBytes(tokenBlocks) << supplyShift);
+  memory.inboxSync = take(kInboxSyncs * static_cast<int>(sizeof(StageSync)));
+  memory.mail = take(mailBytes(size, tokenBlocks, weights.layerNorm));
+  memory.operands = take(operandTiles * (tokenBlocks * 256 + 32));
+  memory.sums = take(kComputeWarps * kSumTiles * tokenBlocks * 64 * kFloat);
+  memory.record = take(recordFields(size) * channels * kFloat);
+  memory.history = take(static_cast<int>(size.taps - 1) * channels * kFloat);
+  for (int* place : {&memory.u, &memory.z, &memory.convolved, &memory.delta})
+    *place = take(tokenCount * memory.tokenStride * kFloat);
+  memory.scales = take(tokenCount * kFloat);
+  memory.means = take(tokenCount * kFloat);
+  memory.residual = take(tokenCount * static_cast<int>(weights.plan.mostOutRows()) * kFloat);
+  memory.size = at;
+  return memory;
 }
 
 /// The kernel for chunks of up to `tokens` tokens; without slots when it does not fit.
 LaunchShape shapeFor(const DeviceWeights& weights, std::uint32_t tokens) {
   const Dimensions& size = weights.plan.dimensions();
-  const int channels = static_cast<int>(weights.plan.mostChannels());
-  const int blocks = static_cast<int>(tokens / 4);
-  const int parts = size.planes > 1 ? 2 : 1;  // sets of operands
   LaunchShape shape;
   shape.tokens = tokens;
-  shape.operandBytes = (parts * channels / 16 * (blocks * 256 + 32) + 127) / 128 * 128;
-  const int scratch = scratchBytes(size, shape.operandBytes, channels,
-                                   static_cast<int>(weights.plan.mostOutRows()), 4 * blocks);
-  shape.slots = slotsIn(availableShared(), scratch);
-  // The tiles of a column of a tall panel, in all planes, have to be there together.
-  const std::uint32_t tallest = std::max(projectedRows(size), weights.plan.mostChannels()) / 16;
-  const auto least = static_cast<int>((size.planes * tallest + kStageTiles - 2) / kStageTiles + 1);
+  shape.threads = kThreads + kSupplyThreads;
+  // The tiles of x_proj, or of dt_proj, have to be there together.
+  const std::uint32_t columns = std::max(projectedRows(size) / 16, tilesFor(size.dtRank));
+  const std::uint32_t together = size.planes * columns * weights.plan.mostChannels() / 16;
+  const auto least = static_cast<int>((together + kStageTiles - 2) / kStageTiles + 1);
+  for (int shift = kMostSupplyShift; shift >= 0; --shift) {
+    shape.slots = slotsIn(availableShared(), memoryFor(weights, tokens, 0, shift).size);
+    shape.memory = memoryFor(weights, tokens, shape.slots, shift);
+    if (shape.slots >= std::max(least, kEnoughSlots)) break;
+  }
   if (shape.slots < least) shape.slots = 0;
-  shape.sharedBytes = sharedBytes(shape.slots, scratch);
+  shape.sharedBytes = shape.memory.size;
   shape.kernel = chunkKernel(size, tokens);
   return shape;
+}
+
+/// What a launch of a kernel needs, for calls that take it by pointer.
+class LaunchPlan {
+ public:
+  LaunchPlan(const LaunchShape& shape, std::uint32_t grid, cudaStream_t stream) {
+    m_attributes[0].id = cudaLaunchAttributeCooperative;
+    m_attributes[0].val.cooperative = 1;
+    m_attributes[1].id = cudaLaunchAttributeClusterDimension;
+    m_attributes[1].val.clusterDim = {2, 1, 1};
+    m_config.gridDim = dim3(grid);
+    m_config.blockDim = dim3(static_cast<unsigned>(shape.threads));
+    m_config.dynamicSmemBytes = static_cast<std::size_t>(shape.sharedBytes);
+    m_config.stream = stream;
+    m_config.attrs = m_attributes;
+    m_config.numAttrs = shape.paired ? 2 : 1;
+  }
+  LaunchPlan(const LaunchPlan&) = delete;
+  LaunchPlan& operator=(const LaunchPlan&) = delete;
+
+  const cudaLaunchConfig_t* config() const { return &m_config; }
+
+ private:
+  cudaLaunchAttribute m_attributes[2]{};
+  cudaLaunchConfig_t m_config{};
+};
+
+/// Whether all blocks fit as pairs of neighbours, which read half as much from the level 2 cache.
+/// Of newer devices than compute capability 9 it is said that copies to several blocks are slow
+/// there.
+bool canPair(LaunchShape shape, std::uint32_t blocks) {
+  const int major = deviceAttribute(cudaDevAttrComputeCapabilityMajor);
+  if (blocks % 2 != 0 || major != 9 || kReleasingLanes > 1) return false;
+  shape.paired = true;
+  int pairs = 0;
+  const LaunchPlan plan(shape, blocks, nullptr);
+  check(cudaOccupancyMaxActiveClusters(&pairs, shape.kernel, plan.config()),
+        "cudaOccupancyMaxActiveClusters");
+  return static_cast<std::uint32_t>(pairs) >= blocks / 2;
 }
 
 }  // namespace
@@ -160,10 +255,12 @@ Workspace::Workspace(const DeviceWeights& weights, std::uint32_t tokenCount)
     const LaunchShape shape = size == 1 ? stepShape(weights) : shapeFor(weights, size);
     if (shape.slots == 0) continue;
     if (size == 1) packets = DeviceArray<uint4>(PacketLayout(d, blocks).size);
-    shapes.push_back(shape);
-    check(cudaFuncSetAttribute(shapes.back().kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               shapes.back().sharedBytes),
+    // All there is: workspaces of other models share the kernel, and want less or more.
+    check(cudaFuncSetAttribute(shape.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               availableShared()),
           "cudaFuncSetAttribute");
+    shapes.push_back(shape);
+    if (size > 1) shapes.back().paired = canPair(shape, blocks);
   }
 }
 
@@ -230,8 +327,9 @@ ChunkArguments argumentsOf(const DeviceWeights& weights, Workspace& workspace, c
       .drawn = workspace.drawn.data(),
       .drawing = run.drawing,
       .agreement = run.agreement,
+      .paired = false,
+      .memory = {},
       .slots = 0,
-      .operandBytes = 0,
       .channels = static_cast<int>(weights.plan.mostChannels()),
       .outRows = static_cast<int>(weights.plan.mostOutRows()),
   };
@@ -247,11 +345,11 @@ ChunkArguments argumentsOf(const DeviceWeights& weights, Workspace& workspace, c
 void launch(const LaunchShape& shape, ChunkArguments& arguments, std::uint32_t grid,
             cudaStream_t stream) {
   arguments.slots = shape.slots;
-  arguments.operandBytes = shape.operandBytes;
+  arguments.memory = shape.memory;
+  arguments.paired = shape.paired;
   void* parameters[] = {&arguments};
-  check(cudaLaunchCooperativeKernel(shape.kernel, dim3(grid), dim3(kThreads), parameters,
-                                    static_cast<std::size_t>(shape.sharedBytes), stream),
-        "launching a chunk");
+  const LaunchPlan plan(shape, grid, stream);
+  check(cudaLaunchKernelExC(plan.config(), shape.kernel, parameters), "launching a chunk");
 }
 
 /// The kernels of all sizes that the list may have; the first takes those below as well.
@@ -287,7 +385,7 @@ void runChunk(const DeviceWeights& weights, Workspace& workspace, const ChunkRun
   if (single)
     workspace.sequence += passes * (layers + 1);
   else
-    workspace.awaited += (kBarriersPerLayer * layers + (run.logits ? 1 : 0)) * grid;
+    workspace.awaited += (kMeetingsPerLayer * layers + (run.logits ? 1 : 0)) * grid;
 }
 
 }  // namespace mb::cuda

@@ -18,11 +18,35 @@ inline constexpr std::uint32_t kMostTokens = 32;  ///< of one chunk
 inline constexpr std::uint32_t kMostStates = 64;  ///< n that the scan takes
 inline constexpr std::uint32_t kMostTaps = 9;     ///< k that the convolution takes
 
+/// Where a chunk's block keeps what, in bytes of its shared memory. The ring is at the beginning.
+struct ChunkMemory {
+  int ringSync;
+  int stages;  // of the inbox: 2^supplyShift
+  int supplyShift;
+  int inboxSync;
+  int mail;
+  int operands;  // of x_proj
+  int sums;      // of the warps, [warps][tile rows][token blocks][64]
+  int record;
+  int history;  // [k - 1][channels]
+  int u;        // likewise z, convolved, delta: [tokens][tokenStride floats]
+  int z;
+  int convolved;
+  int delta;
+  int scales;    // [tokens], of the norm
+  int means;     // [tokens]
+  int residual;  // [tokens][rows]: the block's part of x
+  int size;
+  int tokenStride;
+};
+
 /// How a kernel for chunks of some size is launched.
 struct LaunchShape {
   std::uint32_t tokens = 0;  ///< most tokens
+  int threads = 0;           ///< of a block
+  bool paired = false;       ///< neighbouring blocks are a cluster
   int slots = 0;             ///< stages of the ring; 0 when the kernel does not fit
-  int operandBytes = 0;      ///< shared memory for activations
+  ChunkMemory memory{};      ///< for chunks of several tokens
   int sharedBytes = 0;       ///< in all
   const void* kernel = nullptr;
 };

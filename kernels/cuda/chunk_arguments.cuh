@@ -8,7 +8,7 @@
 
 namespace mb::cuda {
 
-inline constexpr int kThreads = kComputeThreads + 32;  // the last warp fills the ring
+inline constexpr int kThreads = kComputeThreads + 32;  // of them the last warp fills the ring
 inline constexpr int kPanel = static_cast<int>(kPanelTiles);
 inline constexpr int kScanLanes = 8;  // threads that share a channel's states
 inline constexpr int kScanChannels = kComputeThreads / kScanLanes;
@@ -52,7 +52,7 @@ struct ChunkArguments {
   uint2* deltaOperands;   // δ
   uint2* outputOperands;  // y, gated
   float* moments;         // [2][tokens][tiles of d]: sums of squares over a tile's rows, and sums
-  float2* partials;       // of [δ, B, C]: [pairs of rows][tokens][blocks]
+  float2* partials;       // of [δ, B, C]: [pairs of rows][blocks][tokens]
   float* selected;        // B, C: [tokens][2 · padded states]
   std::uint32_t* arrivals;
   std::uint32_t arrived;
@@ -67,10 +67,11 @@ struct ChunkArguments {
   Drawing drawing;
   Agreement agreement;  // of the first that is drawn
 
-  int slots;         // stages of the ring
-  int operandBytes;  // shared memory for activations
-  int channels;      // most channels of a block
-  int outRows;       // most values of the residual that a block keeps
+  bool paired;  // neighbouring blocks are a cluster
+  ChunkMemory memory;
+  int slots;     // stages of the ring
+  int channels;  // most channels of a block
+  int outRows;   // most values of the residual that a block keeps
 };
 
 __host__ __device__ inline int paddedStates(const Dimensions& d) {

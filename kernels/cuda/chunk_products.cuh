@@ -8,66 +8,123 @@ namespace mb::cuda {
 /// Rows of `tileRows` tile rows, in panels. A warp takes every eighth column tile; the warps' sums
 /// are added in their order.
 template <int NT, int SPL>
-__device__ void Chunk<NT, SPL>::product(Part part, int layer, int tileRows, int columns) {
+__device__ void Chunk<NT, SPL>::product(Part part, int tileRows, int columns) {
+  forget();
   const int columnTiles = (columns + 15) / 16;
-  const GridOperands<NT>& from = part == Part::Contract ? m_gated : m_input;
+  const bool isNormed = part != Part::Contract;
+  const int panels = planes() > 1           ? (tileRows + kPanel - 1) / kPanel
+                     : part == Part::Expand ? m_panels.expand
+                     : part == Part::Head   ? m_panels.head
+                                            : m_panels.contract;
+  if (isNormed && tileRows == 0) awaitMail();
 #pragma unroll 1
-  for (int panel = 0; panel < tileRows; panel += kPanel) {
-    const int height = min(kPanel, tileRows - panel);
+  for (int panel = 0; panel < panels; ++panel) {
+    const int height = min(kPanel, tileRows - panel * kPanel);
+    if (height <= 0) {
+      passSupplied(columnTiles);
+      continue;
+    }
     Sums sums = {};
     if (planes() > 1)
-      multiplyPlanes(from, columnTiles, height, sums);
+      multiplyPlanes(isNormed ? input() : gated(), columnTiles, height, sums);
     else if (height == 1)
-      multiplyWhole<1>(from, columnTiles, sums);
+      multiplySupplied<1>(columnTiles, sums);
     else if (height == 2)
-      multiplyWhole<2>(from, columnTiles, sums);
+      multiplySupplied<2>(columnTiles, sums);
     else if (height == 3)
-      multiplyWhole<3>(from, columnTiles, sums);
+      multiplySupplied<3>(columnTiles, sums);
     else
-      multiplyWhole<4>(from, columnTiles, sums);
+      multiplySupplied<4>(columnTiles, sums);
     m_cursor += columnTiles * planes() * height;
     m_reader.hold(m_cursor - 1, m_cursor - 1);
-    if (panel == 0 && part != Part::Contract) measure();
+    if (panel == 0 && isNormed) measure();
     if (panel > 0) meet();
-    reduce(part, panel * 16, height, sums);
+    reduce(part, panel * kPanel * 16, height, sums);
   }
 }
 
-/// In panels of HEIGHT tile rows. Tiles are taken in batches, all loads before all products: one
-/// warp has to hide its own latencies.
+/// In panels of HEIGHT tile rows. A stage's column tiles are taken together, all loads before all
+/// products where there are registers for it: one warp has to hide its own latencies. Of many
+/// tokens a few blocks at a time.
 template <int NT, int SPL>
 template <int HEIGHT>
-__device__ void Chunk<NT, SPL>::multiplyWhole(const GridOperands<NT>& from, int columnTiles,
-                                              Sums& sums) {
-  constexpr int kBatch = NT <= 4 ? 4 : 2;  // spans up to kBatch + 1 stages
-  constexpr int kStep = kComputeWarps * HEIGHT;
-  const int batch = a.slots > kBatch ? kBatch : 1;
-  int c = m_warp;
+__device__ void Chunk<NT, SPL>::multiplySupplied(int columnTiles, Sums& sums) {
+  constexpr int kColumns = Inbox<NT>::kColumns;
+  constexpr int kBlocks = NT <= 4 ? NT : 4;
+  constexpr bool kAhead = HEIGHT == 1 && NT <= 4;
 #pragma unroll 1
-  for (; batch > 1 && c + (kBatch - 1) * kComputeWarps < columnTiles; c += kBatch * kComputeWarps) {
+  for (int c = m_warp; c - m_warp < columnTiles; c += Inbox<NT>::kTiles) {
     const int tile = m_cursor + c * HEIGHT;
-    uint2 b[kBatch][NT];
+    bool has[kColumns];
 #pragma unroll
-    for (int i = 0; i < kBatch; ++i)
+    for (int i = 0; i < kColumns; ++i) has[i] = c + i * kComputeWarps < columnTiles;
+    const auto tileAt = [&](int i, int m) {
+      return m_reader.tile(tile + i * kComputeWarps * HEIGHT + m);
+    };
+    if (has[0])
+      m_reader.hold(tile, tile + (has[kColumns - 1] ? kColumns - 1 : 0) * kComputeWarps * HEIGHT +
+                              HEIGHT - 1);
+    uint4 weights[kColumns][HEIGHT];
+    if constexpr (kAhead) {
 #pragma unroll
-      for (int j = 0; j < NT; ++j) b[i][j] = from.load(c + i * kComputeWarps, j);
-    m_reader.hold(tile, tile + (kBatch - 1) * kStep + HEIGHT - 1);
+      for (int i = 0; i < kColumns; ++i)
 #pragma unroll
-    for (int i = 0; i < kBatch; ++i)
+        for (int m = 0; m < HEIGHT; ++m)
+          if (has[i]) weights[i][m] = tileAt(i, m);
+    }
+    const SuppliedOperands<NT> from(awaitSupplied(), 0);
 #pragma unroll
-      for (int m = 0; m < HEIGHT; ++m)
-        multiplyRow(sums, m, m_reader.tile(tile + i * kStep + m), b[i]);
+    for (int first = 0; first < NT; first += kBlocks) {
+      uint2 b[kColumns][kBlocks];
+#pragma unroll
+      for (int i = 0; i < kColumns; ++i)
+#pragma unroll
+        for (int j = 0; j < kBlocks; ++j)
+          if (has[i]) b[i][j] = from.load(m_warp + i * kComputeWarps, first + j);
+      if (first + kBlocks == NT) releaseSupplied();
+#pragma unroll
+      for (int i = 0; i < kColumns; ++i) {
+        if (!has[i]) break;
+#pragma unroll
+        for (int m = 0; m < HEIGHT; ++m) {
+          if constexpr (!kAhead) weights[i][m] = tileAt(i, m);
+#pragma unroll
+          for (int j = 0; j < kBlocks; ++j) multiply(sums[m][first + j], weights[i][m], b[i][j]);
+        }
+      }
+    }
   }
+}
+
+/// Lets operands go by that only the other block of the pair has rows for.
+template <int NT, int SPL>
+__device__ void Chunk<NT, SPL>::passSupplied(int columnTiles) {
 #pragma unroll 1
-  for (; c < columnTiles; c += kComputeWarps) {
-    const int tile = m_cursor + c * HEIGHT;
-    uint2 b[NT];
-#pragma unroll
-    for (int j = 0; j < NT; ++j) b[j] = from.load(c, j);
-    m_reader.hold(tile, tile + HEIGHT - 1);
-#pragma unroll
-    for (int m = 0; m < HEIGHT; ++m) multiplyRow(sums, m, m_reader.tile(tile + m), b);
+  for (int c = 0; c < columnTiles; c += Inbox<NT>::kTiles) {
+    awaitSupplied();
+    releaseSupplied();
   }
+}
+
+/// Waits for the inbox's next stage, which releaseSupplied() gives back.
+template <int NT, int SPL>
+__device__ char* Chunk<NT, SPL>::awaitSupplied() {
+  waitFull(inbox().sync[supplySlot()], m_supplied >> a.memory.supplyShift);
+  return inbox().stages + supplySlot() * Inbox<NT>::kStage;
+}
+
+template <int NT, int SPL>
+__device__ void Chunk<NT, SPL>::releaseSupplied() {
+  __syncwarp();
+  m_giveBack(supplySlot());
+  ++m_supplied;
+}
+
+/// Waits for what comes next besides operands, and says where it is.
+template <int NT, int SPL>
+__device__ char* Chunk<NT, SPL>::awaitMail() {
+  waitFull(inbox().mailSync(), m_mails++);
+  return inbox().mail;
 }
 
 /// Likewise for weights in several planes, with third parts of the operands.
@@ -99,99 +156,78 @@ __device__ void Chunk<NT, SPL>::multiplyRow(Sums& sums, int m, const uint4& weig
   for (int j = 0; j < NT; ++j) multiply(sums[m][j], weights, b[j]);
 }
 
-/// Adds the warps' sums.
+/// Adds the warps' sums, of a few tile rows at a time.
 template <int NT, int SPL>
 __device__ void Chunk<NT, SPL>::reduce(Part part, int firstRow, int tileRows, const Sums& sums) {
-  const int perWarp = tileRows * NT * 64;
+  forget();
 #pragma unroll
-  for (int m = 0; m < kPanel; ++m) {
-    if (m >= tileRows) break;
+  for (int first = 0; first < kPanel; first += kSumTiles) {
+    if (first >= tileRows) break;
+    if (first > 0) meet();
+    const int perWarp = min(kSumTiles, tileRows - first) * NT * 64;
+    float* warpSums = floats(a.memory.sums);
 #pragma unroll
-    for (int j = 0; j < NT; ++j) {
-      float* at = m_sums + m_warp * perWarp + (m * NT + j) * 64 + m_lane;
-      at[0] = sums[m][j][0] + sums[m][j][1];
-      at[32] = sums[m][j][2] + sums[m][j][3];
+    for (int m = 0; m < kSumTiles; ++m) {
+      if (first + m >= tileRows) break;
+#pragma unroll
+      for (int j = 0; j < NT; ++j) {
+        float* to = warpSums + m_warp * perWarp + (m * NT + j) * 64 + m_lane;
+        to[0] = sums[first + m][j][0] + sums[first + m][j][1];
+        to[32] = sums[first + m][j][2] + sums[first + m][j][3];
+      }
     }
-  }
-  meet();
+    meet();
 #pragma unroll 1
-  for (int i = threadIdx.x; i < perWarp; i += kComputeThreads) {
-    const int token = i / 64 % NT * 4 + i % 4;
-    if (token >= tokens()) continue;
-    float sum = m_sums[i];
+    for (int i = m_thread; i < perWarp; i += kComputeThreads) {
+      const int token = i / 64 % NT * 4 + i % 4;
+      if (token >= tokens()) continue;
+      float sum = warpSums[i];
 #pragma unroll
-    for (int w = 1; w < kComputeWarps; ++w) sum += m_sums[w * perWarp + i];
-    const int row = firstRow + i / (64 * NT) * 16 + i % 64 / 32 * 8 + i % 32 / 4;
-    output(part, row, token, sum);
+      for (int w = 1; w < kComputeWarps; ++w) sum += warpSums[w * perWarp + i];
+      const int row = firstRow + (first + i / (64 * NT)) * 16 + i % 64 / 32 * 8 + i % 32 / 4;
+      output(part, row, token, sum);
+    }
   }
 }
 
-/// At most one tile row a warp: column tiles in batches, all loads before all products. Returns how
-/// many it took.
+/// Of a tile row a warp takes BLOCKS blocks of tokens at a time.
 template <int NT, int SPL>
-template <class From>
-__device__ int Chunk<NT, SPL>::multiplyFewRows(const From& from, int tileRows, int columnTiles,
-                                               Sums& sums) {
-  constexpr int kBatch = NT <= 2 ? 4 : NT <= 4 ? 2 : 1;
-  int c = 0;
-#pragma unroll 1
-  for (; c + kBatch <= columnTiles; c += kBatch) {
-    const int tile = m_cursor + c * tileRows;
-    m_reader.hold(tile, tile + kBatch * tileRows - 1);
-    if (m_warp >= tileRows) continue;
-    uint2 b[kBatch][NT];
-    uint4 weights[kBatch];
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      weights[i] = m_reader.tile(tile + i * tileRows + m_warp);
-#pragma unroll
-      for (int j = 0; j < NT; ++j) b[i][j] = from.load(c + i, j);
-    }
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) multiplyRow(sums, 0, weights[i], b[i]);
-  }
-  return c;
-}
-
-template <int NT, int SPL>
-template <class From, class Output>
+template <int BLOCKS, class From, class Output>
 __device__ void Chunk<NT, SPL>::productByRows(const From& from, int tileRows, int columns,
                                               Output output) {
   if (tileRows == 0) return;
+  constexpr int kShares = NT / BLOCKS;
   const int columnTiles = (columns + 15) / 16;
-  Sums sums = {};
-  int c = 0;
-  if (planes() == 1 && tileRows <= kComputeWarps)
-    c = multiplyFewRows(from, tileRows, columnTiles, sums);
+  const int matrix = m_cursor;
+  m_cursor += columnTiles * planes() * tileRows;
+  m_reader.hold(matrix, m_cursor - 1);
 #pragma unroll 1
-  for (; c < columnTiles; ++c) {
+  for (int task = m_warp; task < tileRows * kShares; task += kComputeWarps) {
+    const int tileRow = task / kShares;
+    const int firstBlock = task % kShares * BLOCKS;
+    float sums[BLOCKS][4] = {};
+#pragma unroll 2
+    for (int c = 0; c < columnTiles; ++c) {
 #pragma unroll 1
-    for (int term = 0; term < (planes() == 1 ? 1 : planes() + 1); ++term) {
-      const bool least = term == planes();  // third parts take the high parts of the weights
-      const int tile = m_cursor + (c * planes() + (least ? 0 : term)) * tileRows;
-      if (!least) m_reader.hold(m_cursor + c * planes() * tileRows, tile + tileRows - 1);
-      uint2 b[NT];
+      for (int term = 0; term < (planes() == 1 ? 1 : planes() + 1); ++term) {
+        const bool least = term > 0 && term == planes();  // they take the weights' high parts
+        const uint4 weights =
+            m_reader.tile(matrix + (c * planes() + (least ? 0 : term)) * tileRows + tileRow);
 #pragma unroll
-      for (int j = 0; j < NT; ++j) b[j] = least ? from.loadLeast(c, j) : from.load(c, j);
-#pragma unroll
-      for (int m = 0; m < kPanel; ++m) {
-        const int row = m * kComputeWarps + m_warp;
-        if (row < tileRows) multiplyRow(sums, m, m_reader.tile(tile + row), b);
+        for (int j = 0; j < BLOCKS; ++j)
+          multiply(sums[j], weights,
+                   least ? from.loadLeast(c, firstBlock + j) : from.load(c, firstBlock + j));
       }
     }
-  }
-  m_cursor += columnTiles * planes() * tileRows;
-  m_reader.hold(m_cursor - 1, m_cursor - 1);
+    const int row = tileRow * 16 + m_lane / 4;
 #pragma unroll
-  for (int m = 0; m < kPanel; ++m) {
-    const int row = (m * kComputeWarps + m_warp) * 16 + m_lane / 4;
-    if (row >= tileRows * 16) break;
-#pragma unroll
-    for (int j = 0; j < NT; ++j) {
-      output(row, 4 * j + m_lane % 4, sums[m][j][0] + sums[m][j][1]);
-      output(row + 8, 4 * j + m_lane % 4, sums[m][j][2] + sums[m][j][3]);
+    for (int j = 0; j < BLOCKS; ++j) {
+      const int token = 4 * (firstBlock + j) + m_lane % 4;
+      output(row, token, sums[j][0] + sums[j][1]);
+      output(row + 8, token, sums[j][2] + sums[j][3]);
     }
   }
+  m_reader.hold(m_cursor - 1, m_cursor - 1);
 }
 
 template <int NT, int SPL>
@@ -199,11 +235,11 @@ __device__ void Chunk<NT, SPL>::output(Part part, int row, int token, float sum)
   if (part == Part::Expand) {
     const int own = row / 16 * 8 + row % 8;
     const bool isGate = row % 16 >= 8;
-    *shared(isGate ? m_z : m_u, token, own) =
+    at(isGate ? a.memory.z : a.memory.u, token, own) =
         normed(token, sum, a.layerNorm ? record(isGate ? kInMeanZ : kInMeanU)[own] : 0.0f,
                record(isGate ? kInBiasZ : kInBiasU)[own]);
   } else if (part == Part::Contract) {
-    m_residual[token * a.outRows + row] += sum;
+    floats(a.memory.residual)[token * a.outRows + row] += sum;
   } else {
     const std::uint32_t id = m_block.headTiles.begin * 16 + row;
     if (id < a.size.vocabulary)
@@ -223,40 +259,45 @@ __device__ void Chunk<NT, SPL>::output(Part part, int row, int token, float sum)
 /// A product's sum with the norm completed. `mean` and `bias` are the row's W w and W b.
 template <int NT, int SPL>
 __device__ float Chunk<NT, SPL>::normed(int token, float sum, float mean, float bias) const {
-  if (a.layerNorm) sum = fmaf(-m_means[token], mean, sum);
-  return fmaf(sum, m_scales[token], bias);
+  if (a.layerNorm) sum = fmaf(-floats(a.memory.means)[token], mean, sum);
+  return fmaf(sum, floats(a.memory.scales)[token], bias);
 }
 
 /// Adds up what the residual's owners found, in the order of Step: for each warp there the tiles
-/// that it takes, by eights, and then the warps.
+/// that it takes, by eights, and then the warps. Here eight lanes stand for the warps.
 template <int NT, int SPL>
 __device__ void Chunk<NT, SPL>::measure() {
+  forget();
+  const auto* moments = reinterpret_cast<const float*>(awaitMail());
+  constexpr int kWarps = kComputeWarps;
+  const int token = m_thread / kWarps;
+  const int warp = m_thread % kWarps;
+  if (m_warp * (32 / kWarps) >= tokens()) return;
+  const auto total = [&](int kind) {
+    const float* own = moments + (kind * 4 * NT + token) * modelTiles();
+    float sum = 0;
 #pragma unroll 1
-  for (int token = m_warp; token < tokens(); token += kComputeWarps) {
-    const auto total = [&](int kind) {
-      const float* moments = a.moments + (kind * a.capacity + token) * m_modelTiles;
-      float sums[2] = {};  // of warps lane / 8 and lane / 8 + 4
-      for (int first = 0; first < m_modelTiles; first += 8 * kComputeWarps) {
+    for (int first = warp; first < modelTiles(); first += 8 * kWarps) {
+      float parts[8];
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const int tile = first + m_lane % 8 * kComputeWarps + m_lane / 8 + 4 * half;
-          float sum = tile < m_modelTiles ? __ldcg(moments + tile) : 0.0f;
-          for (int offset = 1; offset < 8; offset *= 2) sum += __shfl_xor_sync(~0u, sum, offset);
-          sums[half] += sum;
-        }
-      }
-      float sum = __shfl_sync(~0u, sums[0], 0);
+      for (int i = 0; i < 8; ++i)
+        parts[i] = first + i * kWarps < modelTiles() ? own[first + i * kWarps] : 0.0f;
 #pragma unroll
-      for (int w = 1; w < kComputeWarps; ++w) sum += __shfl_sync(~0u, sums[w / 4], w % 4 * 8);
-      return sum;
-    };
-    const float mean = a.layerNorm ? total(1) / static_cast<float>(a.size.model) : 0.0f;
-    const float scale = normScale(a, total(0), mean);
-    if (m_lane == 0) {
-      m_scales[token] = scale;
-      m_means[token] = mean;
+      for (int offset = 1; offset < 8; offset *= 2)
+#pragma unroll
+        for (int i = 0; i < 8; i += 2 * offset) parts[i] += parts[i + offset];
+      sum += parts[0];
     }
-  }
+    float all = __shfl_sync(~0u, sum, 0, kWarps);
+#pragma unroll
+    for (int w = 1; w < kWarps; ++w) all += __shfl_sync(~0u, sum, w, kWarps);
+    return all;
+  };
+  const float mean = a.layerNorm ? total(1) / static_cast<float>(a.size.model) : 0.0f;
+  const float scale = normScale(a, total(0), mean);
+  if (warp != 0 || token >= tokens()) return;
+  floats(a.memory.scales)[token] = scale;
+  floats(a.memory.means)[token] = mean;
 }
 
 }  // namespace mb::cuda

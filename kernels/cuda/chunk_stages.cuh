@@ -9,20 +9,21 @@ namespace mb::cuda {
 /// Starts what can be loaded before the layer's input is known, and takes the channels' record.
 template <int NT, int SPL>
 __device__ void Chunk<NT, SPL>::fetch(int layer) {
+  forget();
   const int inner = a.layout.paddedInner;
   const int states = a.size.states;
   const float* state = a.stateIn + stateOffset(a, layer);
-  const int channel = threadIdx.x / kScanLanes;
+  const int channel = m_thread / kScanLanes;
   const int global = m_channelBegin + channel;
   const float* from = state + global / 16 * 16 * states + global % 16;
 #pragma unroll
   for (int i = 0; i < SPL; ++i) {
-    const int n = threadIdx.x % kScanLanes * SPL + i;
+    const int n = m_thread % kScanLanes * SPL + i;
     m_fetchedState[i] = channel < m_own && n < states ? __ldcg(from + n * 16) : 0.0f;
   }
-  if (threadIdx.x < (a.size.taps - 1) * m_channels) {
+  if (m_thread < (a.size.taps - 1) * m_channels) {
     const int position = m_historyPosition;
-    const int own = threadIdx.x - position * m_channels;
+    const int own = m_thread - position * m_channels;
     m_fetchedHistory =
         own < m_own ? __ldcg(state + (states + position) * inner + m_channelBegin + own) : 0.0f;
   }
@@ -34,7 +35,8 @@ __device__ void Chunk<NT, SPL>::fetch(int layer) {
   m_reader.hold(m_cursor, m_cursor + tiles - 1);
   for (int t = m_warp; t < tiles; t += kComputeWarps) {
     const int at = t * 128 + m_lane * 4;
-    if (at < size) *reinterpret_cast<uint4*>(m_record + at) = m_reader.tile(m_cursor + t);
+    if (at < size)
+      *reinterpret_cast<uint4*>(floats(a.memory.record) + at) = m_reader.tile(m_cursor + t);
   }
   m_cursor += tiles;
 }
@@ -47,7 +49,7 @@ __device__ void Chunk<NT, SPL>::fetch(int layer) {
 /// that this thread publishes.
 template <int NT, int SPL>
 __device__ float Chunk<NT, SPL>::normWeight(int layer, int tile) const {
-  const int row = (m_block.outTiles.begin + tile) * 16 + threadIdx.x % 16;
+  const int row = (m_block.outTiles.begin + tile) * 16 + m_thread % 16;
   const float* weights = a.parameters + static_cast<std::size_t>(layer) * a.layout.layerSize;
   return tile < static_cast<int>(m_block.outTiles.count) ? __ldg(weights + a.layout.norm + row)
                                                          : 0.0f;
@@ -58,9 +60,10 @@ __device__ void Chunk<NT, SPL>::startResidual() {
   const int rows = static_cast<int>(m_block.outTiles.count) * 16;
   const int first = static_cast<int>(m_block.outTiles.begin) * 16;
 #pragma unroll 1
-  for (int i = threadIdx.x; i < rows * tokens(); i += kComputeThreads) {
+  for (int i = m_thread; i < rows * tokens(); i += kComputeThreads) {
     const std::int32_t token = a.list ? a.list->tokens[i / rows] : a.input[i / rows];
-    m_residual[i / rows * a.outRows + i % rows] = embedded(a, token, first + i % rows);
+    floats(a.memory.residual)[i / rows * a.outRows + i % rows] =
+        embedded(a, token, first + i % rows);
   }
   m_fetchedNorm = normWeight(0, 0);
   publish(0);
@@ -69,16 +72,17 @@ __device__ void Chunk<NT, SPL>::startResidual() {
 /// Tells the others what the layer's norm and product take. 16 threads a tile and token.
 template <int NT, int SPL>
 __device__ void Chunk<NT, SPL>::publish(int layer) {
+  forget();
   meet();
   if (layer == static_cast<int>(a.size.layers) && !a.head) return;
-  const int lane = threadIdx.x % 16;
+  const int lane = m_thread % 16;
   const int tiles = m_block.outTiles.count;
 #pragma unroll 1
-  for (int i = threadIdx.x / 32 * 2; i < tiles * tokens(); i += kComputeThreads / 16) {
+  for (int i = m_thread / 32 * 2; i < tiles * tokens(); i += kComputeThreads / 16) {
     const int task = min(i + m_lane / 16, tiles * tokens() - 1);  // the last one twice at worst
     const int tile = task / tokens();
     const int token = task % tokens();
-    float& kept = m_residual[token * a.outRows + tile * 16 + lane];
+    float& kept = floats(a.memory.residual)[token * a.outRows + tile * 16 + lane];
     const int row = (m_block.outTiles.begin + tile) * 16 + lane;
     float x = kept;
     if (a.outBias && layer > 0 && task == i + m_lane / 16) {
@@ -95,23 +99,24 @@ __device__ void Chunk<NT, SPL>::publish(int layer) {
       sum += __shfl_xor_sync(~0u, sum, offset);
     }
     if (task != i + m_lane / 16) continue;
-    if (lane % 2 == 0) m_input.store(token, row, scaled, next);
+    if (lane % 2 == 0) input().store(token, row, scaled, next);
     if (lane != 0) continue;
-    float* moment = a.moments + token * m_modelTiles + m_block.outTiles.begin + tile;
+    float* moment = a.moments + token * modelTiles() + m_block.outTiles.begin + tile;
     moment[0] = squares;
-    if (a.layerNorm) moment[a.capacity * m_modelTiles] = sum;
+    if (a.layerNorm) moment[a.capacity * modelTiles()] = sum;
   }
 }
 
 /// The convolution's memory, into shared memory.
 template <int NT, int SPL>
 __device__ void Chunk<NT, SPL>::keepHistory(int layer) {
+  forget();
   const int remembered = (a.size.taps - 1) * m_channels;
-  if (threadIdx.x < remembered) m_history[threadIdx.x] = m_fetchedHistory;
+  if (m_thread < remembered) floats(a.memory.history)[m_thread] = m_fetchedHistory;
   const float* state = a.stateIn + stateOffset(a, layer) + a.size.states * a.layout.paddedInner;
-  for (int i = threadIdx.x + kComputeThreads; i < remembered; i += kComputeThreads) {
+  for (int i = m_thread + kComputeThreads; i < remembered; i += kComputeThreads) {
     const int own = i % m_channels;
-    m_history[i] =
+    floats(a.memory.history)[i] =
         own < m_own ? __ldcg(state + i / m_channels * a.layout.paddedInner + m_channelBegin + own)
                     : 0.0f;
   }
@@ -121,11 +126,12 @@ __device__ void Chunk<NT, SPL>::keepHistory(int layer) {
 /// u' = SiLU(conv(u)), as the operands of x_proj; moves the convolution's memory.
 template <int NT, int SPL>
 __device__ void Chunk<NT, SPL>::convolve(int layer) {
+  forget();
   const int taps = a.size.taps;
   const int memory = taps - 1;
   const auto inputAt = [&](int channel, int position) {  // counted from the oldest remembered
-    return position < memory ? m_history[position * m_channels + channel]
-                             : *shared(m_u, position - memory, channel);
+    return position < memory ? floats(a.memory.history)[position * m_channels + channel]
+                             : at(a.memory.u, position - memory, channel);
   };
   const auto convolved = [&](int token, int channel) {
     if (channel >= m_own) return 0.0f;
@@ -135,16 +141,16 @@ __device__ void Chunk<NT, SPL>::convolve(int layer) {
       sum = fmaf(record(kConvWeights + tap)[channel], inputAt(channel, token + tap), sum);
     return silu(sum);
   };
+  const int pairs = m_channels / 2;
 #pragma unroll 1
-  for (int token = m_warp; token < tokens(); token += kComputeWarps) {
-#pragma unroll 1
-    for (int channel = 2 * m_lane; channel < m_channels; channel += 64) {
-      const float first = convolved(token, channel);
-      const float second = convolved(token, channel + 1);
-      *shared(m_convolved, token, channel) = first;
-      *shared(m_convolved, token, channel + 1) = second;
-      m_operands.store(token, channel, first, second);
-    }
+  for (int i = m_thread; i < tokens() * pairs; i += kComputeThreads) {
+    const int token = i / pairs;
+    const int channel = i % pairs * 2;
+    const float first = convolved(token, channel);
+    const float second = convolved(token, channel + 1);
+    at(a.memory.convolved, token, channel) = first;
+    at(a.memory.convolved, token, channel + 1) = second;
+    convolvedOperands().store(token, channel, first, second);
   }
   float* to = a.stateOut + stateOffset(a, layer) + a.size.states * a.layout.paddedInner;
 #pragma unroll 1
@@ -155,73 +161,95 @@ __device__ void Chunk<NT, SPL>::convolve(int layer) {
   meet();
 }
 
-/// This block's part of [δ, B, C] = W_x u'.
+/// This block's part of [δ, B, C] = W_x u'. Also for tokens that are not there, so that others read
+/// four at a time.
 template <int NT, int SPL>
 __device__ void Chunk<NT, SPL>::project() {
+  forget();
   if (m_own == 0) return;
   auto* partials = reinterpret_cast<float*>(a.partials);
-  productByRows(m_operands, m_projected / 16, m_channels, [&](int row, int token, float sum) {
-    if (token >= tokens()) return;
-    const std::size_t slot =
-        (static_cast<std::size_t>(row / 2) * a.capacity + token) * gridDim.x + blockIdx.x;
-    partials[slot * 2 + row % 2] = sum;
-  });
+  productByRows<NT>(
+      convolvedOperands(), projected() / 16, m_channels, [&](int row, int token, float sum) {
+        const std::size_t slot =
+            (static_cast<std::size_t>(row / 2) * gridDim.x + blockIdx.x) * a.capacity + token;
+        partials[slot * 2 + row % 2] = sum;
+      });
 }
 
-/// Adds the blocks' parts of a few rows, a pair of rows and a token at a time.
+/// Adds the blocks' parts of a pair of rows for four tokens, and tells everyone. Of their eight
+/// sums the lanes of a warp come to have those of one token, added as sumOfWarp() would.
 template <int NT, int SPL>
 __device__ void Chunk<NT, SPL>::addPartials() {
-  const int others = m_projected - m_rankRows;
-  const int pairs =
-      (m_projected / 2 - static_cast<int>(blockIdx.x) + static_cast<int>(gridDim.x) - 1) /
-      static_cast<int>(gridDim.x);
+  forget();
+  const int others = projected() - rankRows();
 #pragma unroll 1
-  for (int i = m_warp; i < pairs * tokens(); i += kComputeWarps) {
-    const int pair = blockIdx.x + i / tokens() * gridDim.x;
-    const int token = i % tokens();
+  for (int i = m_warp * gridDim.x + blockIdx.x; i < projected() / 2 * NT;
+       i += kComputeWarps * gridDim.x) {
+    const int pair = i / NT;
+    const int firstToken = i % NT * 4;
+    if (firstToken >= tokens()) continue;
     const float2* parts =
-        a.partials + (static_cast<std::size_t>(pair) * a.capacity + token) * gridDim.x;
-    float first = 0;
-    float second = 0;
-#pragma unroll 4
+        a.partials + static_cast<std::size_t>(pair) * gridDim.x * a.capacity + firstToken;
+    float sums[4][2] = {};
+#pragma unroll 5
     for (int block = m_lane; block < a.mixingBlocks; block += 32) {
-      const float2 part = __ldcg(parts + block);
-      first += part.x;
-      second += part.y;
+      const auto* part = reinterpret_cast<const float4*>(parts + block * a.capacity);
+      const float4 near = __ldcg(part);
+      const float4 far = __ldcg(part + 1);
+      sums[0][0] += near.x;
+      sums[0][1] += near.y;
+      sums[1][0] += near.z;
+      sums[1][1] += near.w;
+      sums[2][0] += far.x;
+      sums[2][1] += far.y;
+      sums[3][0] += far.z;
+      sums[3][1] += far.w;
     }
-    first = sumOfWarp(first);
-    second = sumOfWarp(second);
-    if (m_lane != 0) continue;
-    if (2 * pair < m_rankRows)
-      m_deltaInput.store(token, 2 * pair, first, second);
+    float own[2];
+#pragma unroll
+    for (int row = 0; row < 2; ++row) {
+      const float even = keptHalf<16>(sums[0][row], sums[2][row]);
+      const float odd = keptHalf<16>(sums[1][row], sums[3][row]);
+      own[row] = keptHalf<8>(even, odd);
+      for (int offset = 4; offset > 0; offset /= 2)
+        own[row] += __shfl_xor_sync(~0u, own[row], offset);
+    }
+    const int token = firstToken + m_lane / 16 * 2 + m_lane / 8 % 2;
+    if (m_lane % 8 != 0 || token >= tokens()) continue;
+    if (2 * pair < rankRows())
+      deltaInput().store(token, 2 * pair, own[0], own[1]);
     else
-      *reinterpret_cast<float2*>(a.selected + token * others + 2 * pair - m_rankRows) = {first,
-                                                                                         second};
+      *reinterpret_cast<float2*>(a.selected + token * others + 2 * pair - rankRows()) = {own[0],
+                                                                                         own[1]};
   }
 }
 
-/// Δ = softplus(W_dt δ + b_dt).
+/// Δ = softplus(W_dt δ + b_dt). Returns B and C: [tokens][2 · padded states].
 template <int NT, int SPL>
-__device__ void Chunk<NT, SPL>::computeDelta() {
-  if (m_own == 0) return;
-  for (int i = threadIdx.x; i < tokens() * 2 * paddedStates(a.size); i += kComputeThreads)
-    m_bc[i] = __ldcg(a.selected + i);
-  productByRows(m_deltaInput, m_channels / 16, m_rankRows, [&](int row, int token, float sum) {
-    *shared(m_delta, token, row) = softplus(sum + record(kDtBias)[row]);
-  });
+__device__ const float* Chunk<NT, SPL>::computeDelta() {
+  forget();
+  char* mail = awaitMail();
+  const int delta = deltaBytes(a.size, NT);
+  const auto* selected = reinterpret_cast<const float*>(mail + delta);
+  if (m_own == 0) return selected;
+  const SuppliedOperands<NT> operands(mail, planes() > 1 ? delta / 2 : 0);
+  productByRows<(NT + 3) / 4>(
+      operands, m_channels / 16, rankRows(), [&](int row, int token, float sum) {
+        at(a.memory.delta, token, row) = softplus(sum + record(kDtBias)[row]);
+      });
   meet();
+  return selected;
 }
 
 /// s = Ā ⊙ s + (Δ ⊙ u') ⊗ B, y = s C + D ⊙ u', gated with SiLU(z), as the operands of out_proj.
 template <int NT, int SPL>
-__device__ void Chunk<NT, SPL>::scan(int layer) {
-  const int inner = a.layout.paddedInner;
+__device__ void Chunk<NT, SPL>::scan(int layer, const float* selected) {
+  forget();
   const int states = a.size.states;
-  const int stateStride = 2 * paddedStates(a.size);
-  const int q = threadIdx.x % kScanLanes;
+  const int q = m_thread % kScanLanes;
 #pragma unroll 1
   for (int first = 0; first < m_channels; first += kScanChannels) {
-    const int channel = first + threadIdx.x / kScanLanes;
+    const int channel = first + m_thread / kScanLanes;
     const int global = m_channelBegin + channel;
     const bool active = channel < m_own;
     const std::size_t place = stateOffset(a, layer) + global / 16 * 16 * states + global % 16;
@@ -237,39 +265,9 @@ __device__ void Chunk<NT, SPL>::scan(int layer) {
         s[i] = real ? __ldcg(a.stateIn + place + n * 16) : 0.0f;
       rate[i] = real ? record(kConvWeights + a.size.taps + n)[channel] : 0.0f;
     }
-    const float skip = active ? record(kSkip)[channel] : 0.0f;
-    const int slot = active ? channel : 0;
 #pragma unroll 1
-    for (int token = 0; token < tokens(); ++token) {
-      const float delta = *shared(m_delta, token, slot);
-      const float u = *shared(m_convolved, token, slot);
-      const float gained = delta * u;
-      const float* b = m_bc + token * stateStride;
-      const float* c = b + stateStride / 2;
-      ScanSums sums;
-#pragma unroll
-      for (int i = 0; i < SPL; ++i) {
-        const int n = q * SPL + i;
-        if (n >= states) break;
-        const float kept = power2(delta * rate[i]);
-        sums.advance(s[i], kept, gained, b[n], c[n]);
-      }
-      sums.addLanes(a.taps != nullptr);
-      const float gated = active ? fmaf(skip, u, sums.y) * silu(*shared(m_z, token, slot)) : 0.0f;
-      const float next = __shfl_down_sync(~0u, gated, kScanLanes);
-      if (q != 0 || !active) continue;
-      if (channel % 2 == 0) m_gated.store(token, global, gated, next);
-      const std::size_t row = static_cast<std::size_t>(layer) * a.capacity + token;
-      if (a.traceInput) {
-        a.traceInput[row * inner + global] = *shared(m_u, token, channel);
-        a.traceConvolved[row * inner + global] = u;
-        a.traceDelta[row * inner + global] = delta;
-      }
-      if (a.taps) {
-        float* tap = a.taps + row * kTapKinds * inner + global;
-        sums.writeTaps(tap, inner, delta, states);
-      }
-    }
+    for (int token = 0; token < tokens(); token += kScanLanes)
+      scanTokens(layer, token, channel, selected, s, rate);
 #pragma unroll
     for (int i = 0; i < SPL; ++i) {
       const int n = q * SPL + i;
@@ -277,12 +275,70 @@ __device__ void Chunk<NT, SPL>::scan(int layer) {
     }
   }
   if (a.traceB && blockIdx.x == 0) {
-    for (int i = threadIdx.x; i < tokens() * states; i += kComputeThreads) {
+    const int stateStride = 2 * paddedStates(a.size);
+    for (int i = m_thread; i < tokens() * states; i += kComputeThreads) {
       const int token = i / states;
       a.traceB[(static_cast<std::size_t>(layer) * a.capacity + token) * states + i % states] =
-          m_bc[token * stateStride + i % states];
+          selected[token * stateStride + i % states];
     }
   }
+}
+
+/// As many tokens as a channel has lanes: each lane then finishes one of them. Behind the last
+/// token it is taken again with Δ = 0, which changes no state.
+template <int NT, int SPL>
+__device__ void Chunk<NT, SPL>::scanTokens(int layer, int first, int channel, const float* selected,
+                                           float (&s)[SPL], const float (&rate)[SPL]) {
+  const int states = a.size.states;
+  const int stateStride = 2 * paddedStates(a.size);
+  const int q = m_thread % kScanLanes;
+  const bool active = channel < m_own;
+  const int slot = active ? channel : 0;
+  ScanSums sums[kScanLanes];
+#pragma unroll
+  for (int t = 0; t < kScanLanes; ++t) {
+    const int token = min(first + t, tokens() - 1);
+    const float delta = first + t < tokens() ? at(a.memory.delta, token, slot) : 0.0f;
+    const float gained = delta * at(a.memory.convolved, token, slot);
+    const float* b = selected + token * stateStride + q * SPL;
+    const float* c = b + stateStride / 2;
+#pragma unroll
+    for (int i = 0; i < SPL; i += 2) {
+      const float2 rows = *reinterpret_cast<const float2*>(b + i);
+      const float2 columns = *reinterpret_cast<const float2*>(c + i);
+      if (q * SPL + i < states)
+        sums[t].advance(s[i], power2(delta * rate[i]), gained, rows.x, columns.x);
+      if (q * SPL + i + 1 < states)
+        sums[t].advance(s[i + 1], power2(delta * rate[i + 1]), gained, rows.y, columns.y);
+    }
+  }
+  const ScanSums own = sumsOfLanes(sums, a.taps != nullptr);
+  const int token = min(first + q, tokens() - 1);
+  const float skip = record(kSkip)[slot];
+  const float u = at(a.memory.convolved, token, slot);
+  const float value = active ? fmaf(skip, u, own.y) * silu(at(a.memory.z, token, slot)) : 0.0f;
+  const float next = __shfl_down_sync(~0u, value, kScanLanes);
+  if (!active || first + q >= tokens()) return;
+  if (channel % 2 == 0) gated().store(token, m_channelBegin + channel, value, next);
+  if (a.traceInput || a.taps) leaveBehind(layer, token, channel, own);
+}
+
+/// For replay, and for the taps.
+template <int NT, int SPL>
+__device__ void Chunk<NT, SPL>::leaveBehind(int layer, int token, int channel,
+                                            const ScanSums& sums) const {
+  const int inner = a.layout.paddedInner;
+  const int global = m_channelBegin + channel;
+  const std::size_t row = static_cast<std::size_t>(layer) * a.capacity + token;
+  const float delta = at(a.memory.delta, token, channel);
+  if (a.traceInput) {
+    a.traceInput[row * inner + global] = at(a.memory.u, token, channel);
+    a.traceConvolved[row * inner + global] = at(a.memory.convolved, token, channel);
+    a.traceDelta[row * inner + global] = delta;
+  }
+  if (a.taps)
+    sums.writeTaps(a.taps + row * kTapKinds * inner + global, inner, delta,
+                   static_cast<int>(a.size.states));
 }
 
 }  // namespace mb::cuda

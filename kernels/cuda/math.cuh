@@ -30,6 +30,15 @@ __device__ inline float sumOfWarp(float value) {
   return value;
 }
 
+/// A step of adding over lanes where each lane keeps one of two sums: of `first` where `OFFSET` is
+/// not in its number, of `second` otherwise.
+template <int OFFSET>
+__device__ inline float keptHalf(float first, float second) {
+  const bool isUpper = threadIdx.x & OFFSET;
+  const float sent = __shfl_xor_sync(~0u, isUpper ? first : second, OFFSET);
+  return (isUpper ? second : first) + sent;
+}
+
 inline constexpr float kLog2E = 1.44269504f;
 inline constexpr float kLn2 = 0.693147181f;
 

@@ -36,10 +36,11 @@ __device__ inline std::uint32_t sharedAddress(const void* p) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(p));
 }
 
-__device__ inline void initStage(StageSync& stage) {
+/// `blocks`: how many share the stage's contents, and give it back.
+__device__ inline void initStage(StageSync& stage, int blocks = 1) {
   asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"(sharedAddress(&stage.full)));
   asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(sharedAddress(&stage.empty)),
-               "r"(kComputeWarps * kReleasingLanes));
+               "r"(blocks * kComputeWarps * kReleasingLanes));
 }
 
 __device__ inline void publishStages() {
@@ -74,6 +75,40 @@ __device__ inline void release(StageSync& stage) {
   asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(sharedAddress(&stage.empty)) : "memory");
 }
 
+/// Of a pair of blocks, 0 or 1.
+__device__ inline std::uint32_t rankInPair() {
+  std::uint32_t rank;
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+
+/// Both blocks of a pair meet, with all of their threads.
+__device__ inline void meetInPair() {
+  asm volatile("barrier.cluster.arrive;\nbarrier.cluster.wait;" ::: "memory");
+}
+
+/// Gives stages back to all blocks that get the same ones: a lane for each block.
+class SharedRelease {
+ public:
+  __device__ SharedRelease(StageSync* stages, bool paired) {
+    const int lane = threadIdx.x % 32;
+    m_gives = lane < (paired ? 2 : kReleasingLanes);
+    asm("mapa.shared::cluster.u32 %0, %1, %2;"
+        : "=r"(m_empty)
+        : "r"(sharedAddress(&stages->empty)), "r"(paired && m_gives ? lane : 0));
+  }
+  __device__ void operator()(std::uint32_t slot) const {
+    if (m_gives)
+      asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(
+                       m_empty + slot * static_cast<std::uint32_t>(sizeof(StageSync)))
+                   : "memory");
+  }
+
+ private:
+  std::uint32_t m_empty;  // of the first stage, in that block
+  bool m_gives;
+};
+
 /// How the level 2 cache is to treat weights: those that come once a token must not drive out what
 /// blocks tell each other.
 __device__ inline std::uint64_t cachePolicy(bool passing) {
@@ -102,12 +137,41 @@ __device__ inline void copy(StageSync& stage, uint4* to, const uint4* from, std:
       : "memory");
 }
 
+/// Of what other blocks have written: to the stage, or to both of a pair.
+__device__ inline void copyWritten(StageSync& stage, void* to, const void* from,
+                                   std::uint32_t bytes) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(sharedAddress(to)),
+      "l"(from), "r"(bytes), "r"(sharedAddress(&stage.full))
+      : "memory");
+}
+
+__device__ inline void copyWrittenToPair(StageSync& stage, void* to, const void* from,
+                                         std::uint32_t bytes) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
+      "[%1], %2, [%3], %4;" ::"r"(sharedAddress(to)),
+      "l"(from), "r"(bytes), "r"(sharedAddress(&stage.full)), "h"(std::uint16_t{3})
+      : "memory");
+}
+
+/// Before copies of what other blocks have written, by whoever has seen that they have.
+__device__ inline void beforeCopyingWritten() {
+  asm volatile("fence.proxy.async;" ::: "memory");
+}
+
 /// Says that all copies to a stage have been started.
 __device__ inline void finish(StageSync&) {}
 
+/// Says that what needs no copy is there. One thread.
+__device__ inline void announce(StageSync& stage) {
+  asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(sharedAddress(&stage.full)) : "memory");
+}
+
 #else
 
-__device__ inline void initStage(StageSync& stage) {
+__device__ inline void initStage(StageSync& stage, int = 1) {
   stage.full = 0;
   stage.empty = 0;
 }
@@ -134,6 +198,22 @@ __device__ inline void release(StageSync& stage) {
 
 inline constexpr int kFillingThreads = 32;
 
+// There are no pairs of blocks.
+__device__ inline std::uint32_t rankInPair() {
+  return 0;
+}
+__device__ inline void meetInPair() {}
+class SharedRelease {
+ public:
+  __device__ SharedRelease(StageSync* stages, bool) : m_stages(stages) {}
+  __device__ void operator()(std::uint32_t slot) const {
+    if (threadIdx.x % 32 < kReleasingLanes) release(m_stages[slot]);
+  }
+
+ private:
+  StageSync* m_stages;
+};
+
 __device__ inline std::uint64_t cachePolicy(bool) {
   return 0;
 }
@@ -145,10 +225,27 @@ __device__ inline void copy(StageSync&, uint4* to, const uint4* from, std::uint3
   for (std::uint32_t i = threadIdx.x % 32; i < bytes / 16; i += 32) to[i] = __ldg(from + i);
 }
 
+__device__ inline void copyWritten(StageSync&, void* to, const void* from, std::uint32_t bytes) {
+  for (std::uint32_t i = threadIdx.x % 32; i < bytes / 16; i += 32)
+    static_cast<uint4*>(to)[i] = __ldcg(static_cast<const uint4*>(from) + i);
+}
+
+__device__ inline void copyWrittenToPair(StageSync& stage, void* to, const void* from,
+                                         std::uint32_t bytes) {
+  copyWritten(stage, to, from, bytes);
+}
+
+__device__ inline void beforeCopyingWritten() {}
+
+__device__ inline void announce(StageSync& stage) {
+  __threadfence_block();
+  *static_cast<volatile std::uint64_t*>(&stage.full) = stage.full + 1;
+}
+
 __device__ inline void finish(StageSync& stage) {
   __threadfence_block();
   __syncwarp();
-  if (threadIdx.x % 32 == 0) *static_cast<volatile std::uint64_t*>(&stage.full) = stage.full + 1;
+  if (threadIdx.x % 32 == 0) announce(stage);
 }
 
 #endif
@@ -183,7 +280,6 @@ struct Stretches {
 __device__ inline void fillRing(uint4* ring, StageSync* sync, std::uint32_t slots,
                                 const Stretches& stretches) {
   constexpr std::uint32_t kTileValues = kTileBytes / 16;
-  constexpr std::uint32_t kPieceTiles = 8;  // that are copied at a time
   if (threadIdx.x % 32 >= kFillingThreads) return;
   const std::uint64_t policy = cachePolicy(stretches.passing);
   std::uint32_t left =

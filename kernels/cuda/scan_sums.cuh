@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/cuda/chunk_arguments.cuh"
+#include "kernels/cuda/math.cuh"
 
 namespace mb::cuda {
 
@@ -38,5 +39,25 @@ struct ScanSums {
     tap[2 * inner] = decays / static_cast<float>(states);
   }
 };
+
+/// What addLanes() gives for as many tokens as a channel has lanes, in each lane that of one token:
+/// the one with its number. A step halves the tokens that a lane still has.
+__device__ inline ScanSums sumsOfLanes(const ScanSums (&tokens)[kScanLanes], bool taps) {
+  static_assert(kScanLanes == 8);
+  const auto total = [&](float ScanSums::*kind) {
+    float pairs[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      pairs[i] = keptHalf<1>(tokens[2 * i].*kind, tokens[2 * i + 1].*kind);
+    return keptHalf<4>(keptHalf<2>(pairs[0], pairs[1]), keptHalf<2>(pairs[2], pairs[3]));
+  };
+  ScanSums own;
+  own.y = total(&ScanSums::y);
+  if (taps) {
+    own.squares = total(&ScanSums::squares);
+    own.decays = total(&ScanSums::decays);
+  }
+  return own;
+}
 
 }  // namespace mb::cuda

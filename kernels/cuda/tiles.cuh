@@ -70,9 +70,11 @@ __device__ inline SplitPair split(float first, float second) {
   return {bitsOf(high), bitsOf(low), bitsOf(least)};
 }
 
+enum class OperandPlace { Block, Grid };  ///< shared memory, or global, where other blocks write
+
 /// Activations ready as B operands: per column tile of 16 values NT blocks of 4 tokens, each 32
 /// lanes × 8 bytes. Column tiles lie `STRIDE` bytes apart.
-template <int NT, int STRIDE>
+template <int NT, int STRIDE, OperandPlace PLACE>
 class Operands {
  public:
   static constexpr int kTileStride = STRIDE;
@@ -96,7 +98,7 @@ class Operands {
   __device__ uint2 load(int columnTile, int block) const {
     const auto* at = reinterpret_cast<const uint2*>(m_memory + columnTile * kTileStride +
                                                     block * 256 + threadIdx.x % 32 * 8);
-    return STRIDE == NT * 256 ? __ldcg(at) : *at;
+    return PLACE == OperandPlace::Grid ? __ldcg(at) : *at;
   }
   __device__ uint2 loadLeast(int columnTile, int block) const {
     return Operands(m_memory + m_leastOffset, 0).load(columnTile, block);
@@ -111,12 +113,15 @@ class Operands {
   int m_leastOffset;
 };
 
-/// In shared memory, where neighbouring tiles are to fall on other banks.
+/// Made by the block itself: neighbouring tiles are to fall on other banks.
 template <int NT>
-using BlockOperands = Operands<NT, NT * 256 + 32>;
+using BlockOperands = Operands<NT, NT * 256 + 32, OperandPlace::Block>;
 
-/// In global memory, where other blocks write them.
 template <int NT>
-using GridOperands = Operands<NT, NT * 256>;
+using GridOperands = Operands<NT, NT * 256, OperandPlace::Grid>;
+
+/// What came from there.
+template <int NT>
+using SuppliedOperands = Operands<NT, NT * 256, OperandPlace::Block>;
 
 }  // namespace mb::cuda
