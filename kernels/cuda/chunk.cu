@@ -32,17 +32,16 @@ __device__ inline void fillRing(const ChunkArguments& a, uint4* ring, StageSync*
 template <int PAIRS>
 __global__ void __launch_bounds__(kThreads, 1)
     stepKernel(const __grid_constant__ ChunkArguments arguments) {
-  char* memory = chunkMemory;
-  auto* sync = reinterpret_cast<StageSync*>(memory + arguments.slots * kStageBytes);
+  auto* sync = reinterpret_cast<StageSync*>(chunkMemory + arguments.memory.ringSync);
   if (threadIdx.x == 0) {
     for (int i = 0; i < arguments.slots; ++i) initStage(sync[i]);
     publishStages();
   }
   __syncthreads();
   if (threadIdx.x < kComputeThreads)
-    Step<PAIRS>(arguments, memory).run();
+    Step<PAIRS>(arguments).run();
   else
-    fillRing(arguments, reinterpret_cast<uint4*>(memory), sync);
+    fillRing(arguments, reinterpret_cast<uint4*>(chunkMemory), sync);
 }
 
 template <int NT, int SPL>
@@ -102,14 +101,36 @@ bool arePassing(const DeviceWeights& weights) {
   return weights.tiles.bytes() > cached * 3 / 5;
 }
 
-/// Stages of a ring in what `scratch` leaves.
-int slotsIn(int available, int scratch) {
+/// Stages of a ring in what all else leaves.
+int slotsBeside(int bytes) {
   constexpr int kSlotBytes = kStageBytes + static_cast<int>(sizeof(StageSync));
-  return std::max(0, (available - scratch) / kSlotBytes);
+  return std::max(0, (availableShared() - bytes) / kSlotBytes);
 }
 
-int sharedBytes(int slots, int scratch) {
-  return slots * (kStageBytes + static_cast<int>(sizeof(StageSync))) + scratch;
+/// Hands out shared memory behind the ring.
+class Places {
+ public:
+  explicit Places(int slots) : m_at(slots * kStageBytes) {}
+  int take(std::size_t bytes) {
+    return std::exchange(m_at, m_at + static_cast<int>((bytes + 15) / 16 * 16));
+  }
+  int takeFloats(int count) { return take(static_cast<std::size_t>(count) * sizeof(float)); }
+  int end() const { return m_at; }
+
+ private:
+  int m_at;
+};
+
+ChunkMemory stepMemory(const DeviceWeights& weights, int slots) {
+  Places places(slots);
+  ChunkMemory memory{};
+  memory.ringSync = places.take(static_cast<std::size_t>(slots) * sizeof(StageSync));
+  memory.draw = places.take(sizeof(DrawMemory));
+  memory.sums = places.takeFloats(kStepSums);
+  memory.record = places.takeFloats(
+      stepRecords(weights.plan.dimensions(), static_cast<int>(weights.plan.mostChannels())));
+  memory.size = places.end();
+  return memory;
 }
 
 /// The kernel for single tokens of common shapes; without slots when it does not fit.
@@ -117,11 +138,10 @@ LaunchShape stepShape(const DeviceWeights& weights) {
   const int channels = static_cast<int>(weights.plan.mostChannels());
   LaunchShape shape{.tokens = 1, .threads = kThreads};
   if (!isForStep(weights)) return shape;
-  const int scratch = stepScratchBytes(weights.plan.dimensions(), channels);
-  const int slots = slotsIn(availableShared(), scratch);
+  const int slots = slotsBeside(stepMemory(weights, 0).size);
   if (slots < kStepSlots) return shape;
   shape.slots = slots;
-  shape.sharedBytes = sharedBytes(slots, scratch);
+  shape.memory = stepMemory(weights, slots);
   shape.kernel =
       reinterpret_cast<const void*>(channels <= 16 ? &stepKernel<1> : &stepKernel<kStepMostPairs>);
   return shape;
@@ -138,27 +158,25 @@ ChunkMemory memoryFor(const DeviceWeights& weights, std::uint32_t tokens, int sl
   const auto tokenCount = static_cast<int>(tokens);
   const int tokenBlocks = tokenCount / 4;
   const int operandTiles = channels / 16 * (size.planes > 1 ? 2 : 1);  // two sets of parts
-  constexpr auto kFloat = static_cast<int>(sizeof(float));
+  Places places(slots);
   ChunkMemory memory{};
   // Lanes that hold neighbouring tokens of a channel are to find them in other banks.
   memory.tokenStride = channels + 4;
-  int at = slots * kStageBytes;
-  const auto take = [&at](int bytes) { return std::exchange(at, at + (bytes + 15) / 16 * 16); };
-  memory.ringSync = take(slots * static_cast<int>(sizeof(StageSync)));
+  memory.ringSync = places.take(static_cast<std::size_t>(slots) * sizeof(StageSync));
   memory.supplyShift = supplyShift;
-  memory.stages = take(supplyStageBytes(tokenBlocks) << supplyShift);
-  memory.inboxSync = take(kInboxSyncs * static_cast<int>(sizeof(StageSync)));
-  memory.mail = take(mailBytes(size, tokenBlocks, weights.layerNorm));
-  memory.operands = take(operandTiles * (tokenBlocks * 256 + 32));
-  memory.sums = take(kComputeWarps * kSumTiles * tokenBlocks * 64 * kFloat);
-  memory.record = take(recordFields(size) * channels * kFloat);
-  memory.history = take(static_cast<int>(size.taps - 1) * channels * kFloat);
+  memory.stages = places.take(std::size_t{supplyStageBytes(tokenBlocks)} << supplyShift);
+  memory.inboxSync = places.take(kInboxSyncs * sizeof(StageSync));
+  memory.mail = places.take(mailBytes(size, tokenBlocks, weights.layerNorm));
+  memory.operands = places.take(operandTiles * (tokenBlocks * 256 + 32));
+  memory.sums = places.takeFloats(kComputeWarps * kSumTiles * tokenBlocks * 64);
+  memory.record = places.takeFloats(recordFields(size) * channels);
+  memory.history = places.takeFloats(static_cast<int>(size.taps - 1) * channels);
   for (int* place : {&memory.u, &memory.z, &memory.convolved, &memory.delta})
-    *place = take(tokenCount * memory.tokenStride * kFloat);
-  memory.scales = take(tokenCount * kFloat);
-  memory.means = take(tokenCount * kFloat);
-  memory.residual = take(tokenCount * static_cast<int>(weights.plan.mostOutRows()) * kFloat);
-  memory.size = at;
+    *place = places.takeFloats(tokenCount * memory.tokenStride);
+  memory.scales = places.takeFloats(tokenCount);
+  memory.means = places.takeFloats(tokenCount);
+  memory.residual = places.takeFloats(tokenCount * static_cast<int>(weights.plan.mostOutRows()));
+  memory.size = places.end();
   return memory;
 }
 
@@ -173,12 +191,11 @@ LaunchShape shapeFor(const DeviceWeights& weights, std::uint32_t tokens) {
   const std::uint32_t together = size.planes * columns * weights.plan.mostChannels() / 16;
   const auto least = static_cast<int>((together + kStageTiles - 2) / kStageTiles + 1);
   for (int shift = kMostSupplyShift; shift >= 0; --shift) {
-    shape.slots = slotsIn(availableShared(), memoryFor(weights, tokens, 0, shift).size);
+    shape.slots = slotsBeside(memoryFor(weights, tokens, 0, shift).size);
     shape.memory = memoryFor(weights, tokens, shape.slots, shift);
     if (shape.slots >= std::max(least, kEnoughSlots)) break;
   }
   if (shape.slots < least) shape.slots = 0;
-  shape.sharedBytes = shape.memory.size;
   shape.kernel = chunkKernel(size, tokens);
   return shape;
 }
@@ -193,7 +210,7 @@ class LaunchPlan {
     m_attributes[1].val.clusterDim = {2, 1, 1};
     m_config.gridDim = dim3(grid);
     m_config.blockDim = dim3(static_cast<unsigned>(shape.threads));
-    m_config.dynamicSmemBytes = static_cast<std::size_t>(shape.sharedBytes);
+    m_config.dynamicSmemBytes = static_cast<std::size_t>(shape.memory.size);
     m_config.stream = stream;
     m_config.attrs = m_attributes;
     m_config.numAttrs = shape.paired ? 2 : 1;
@@ -321,6 +338,8 @@ ChunkArguments argumentsOf(const DeviceWeights& weights, Workspace& workspace, c
       .arrivals = workspace.arrivals.data(),
       .arrived = workspace.awaited,
       .packets = workspace.packets.data(),
+      .packetLayout = PacketLayout(weights.plan.dimensions(),
+                                   static_cast<std::uint32_t>(weights.blocks.size())),
       .sequence = workspace.sequence,
       .passes = passes,
       .draws = run.draws,

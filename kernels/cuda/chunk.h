@@ -18,9 +18,11 @@ inline constexpr std::uint32_t kMostTokens = 32;  ///< of one chunk
 inline constexpr std::uint32_t kMostStates = 64;  ///< n that the scan takes
 inline constexpr std::uint32_t kMostTaps = 9;     ///< k that the convolution takes
 
-/// Where a chunk's block keeps what, in bytes of its shared memory. The ring is at the beginning.
+/// Where a block keeps what, in bytes of its shared memory. The ring is at the beginning. For
+/// single tokens only ringSync, draw, and the sums and the record, twice each.
 struct ChunkMemory {
   int ringSync;
+  int draw;
   int stages;  // of the inbox: 2^supplyShift
   int supplyShift;
   int inboxSync;
@@ -46,8 +48,7 @@ struct LaunchShape {
   int threads = 0;           ///< of a block
   bool paired = false;       ///< neighbouring blocks are a cluster
   int slots = 0;             ///< stages of the ring; 0 when the kernel does not fit
-  ChunkMemory memory{};      ///< for chunks of several tokens
-  int sharedBytes = 0;       ///< in all
+  ChunkMemory memory{};
   const void* kernel = nullptr;
 };
 

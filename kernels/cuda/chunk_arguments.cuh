@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/chunk.h"
+#include "kernels/cuda/packets.cuh"
 #include "kernels/cuda/ring.cuh"
 
 namespace mb::cuda {
@@ -59,6 +60,7 @@ struct ChunkArguments {
 
   // And for a single token.
   uint4* packets;
+  PacketLayout packetLayout;
   std::uint32_t sequence;  // that no packet has yet
   std::uint32_t passes;    // tokens that are read: those given, and drawn ones
   std::uint32_t draws;
@@ -73,6 +75,9 @@ struct ChunkArguments {
   int channels;  // most channels of a block
   int outRows;   // most values of the residual that a block keeps
 };
+
+/// Shared memory of a block.
+extern __shared__ __align__(128) char chunkMemory[];
 
 __host__ __device__ inline int paddedStates(const Dimensions& d) {
   return static_cast<int>(tilesFor(d.states) * kTileRows);

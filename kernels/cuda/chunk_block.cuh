@@ -25,8 +25,6 @@ class GridMeeting {
   std::uint32_t m_meetings = 0;
 };
 
-extern __shared__ __align__(128) char chunkMemory[];
-
 inline constexpr int kSumTiles = 2;  // tile rows whose sums the warps add at a time
 
 /// One block's work. NT blocks of 4 tokens; a scanning thread holds SPL states.

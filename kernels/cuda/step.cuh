@@ -32,7 +32,7 @@ inline bool isForStep(const DeviceWeights& weights) {
 template <int PAIRS>
 class Step {
  public:
-  __device__ Step(const ChunkArguments& arguments, char* shared);
+  __device__ explicit Step(const ChunkArguments& arguments);
   __device__ void run();
 
  private:
@@ -70,15 +70,34 @@ class Step {
   __device__ bool drawsNext() const { return drawIndex() < static_cast<int>(a.draws); }
   __device__ bool mayBeDrawn(std::uint32_t token) const;
   __device__ const uint4* inputPackets() const {
-    return a.packets + m_packets.input + blockIdx.x % kInputCopies * m_packets.inputSize;
+    return a.packets + a.packetLayout.input + blockIdx.x % kInputCopies * a.packetLayout.inputSize;
   }
 
   /// Row of the channels' record, see RecordField.
-  __device__ const float* record(int field) const { return m_record + field * m_channels; }
+  __device__ const float* record(int field) const { return records() + field * m_channels; }
+
+  /// See Chunk::forget().
+  __device__ void forget() {
+    asm volatile(""
+                 : "+r"(m_warp), "+r"(m_lane), "+r"(m_channels), "+r"(m_own), "+r"(m_channelBegin));
+  }
+
+  // Places are looked up where they are needed: registers are short.
+  __device__ float* floats(int place) const {
+    return reinterpret_cast<float*>(chunkMemory + place);
+  }
+  __device__ float* turnSums() const {
+    return floats(a.memory.sums) + m_turn * kComputeWarps * kSumStride;
+  }
+  __device__ float* records() const {
+    return floats(a.memory.record) + m_recordTurn * kFields * a.channels;
+  }
+  __device__ DrawMemory& drawMemory() const {
+    return *reinterpret_cast<DrawMemory*>(chunkMemory + a.memory.draw);
+  }
 
   const ChunkArguments& a;
   const BlockPlan m_block;
-  const PacketLayout m_packets;
   int m_warp;
   int m_lane;
   int m_channelBegin;
@@ -88,13 +107,8 @@ class Step {
   int m_cursor = 0;  // next tile of the stretch
   std::uint32_t m_sequence;
 
-  float* m_bothSums;     // of the warps: [2 in turn][warps][rows of a panel]
-  float* m_bothRecords;  // [2 in turn]
-  float* m_sums;
-  float* m_record;
-  int m_turn = 0;
+  int m_turn = 0;  // which of the two sums, [warps][rows of a panel]
   int m_recordTurn = 0;
-  DrawMemory* m_drawMemory;
   int m_pass = 0;  // token of this launch
   const float* m_stateIn;
   float* m_stateOut = nullptr;
@@ -109,18 +123,16 @@ class Step {
   float m_state[2];
 };
 
-/// Shared memory besides the ring and its barriers.
-__host__ __device__ inline int stepScratchBytes(const Dimensions& size, int channels) {
-  return static_cast<int>(sizeof(DrawMemory)) +
-         static_cast<int>(sizeof(float)) *
-             (2 * kComputeWarps * (kPanel * 16 + 4) + 2 * recordFields(size) * channels);
+/// Floats of the sums of both turns, and of both records.
+inline constexpr int kStepSums = 2 * kComputeWarps * (kPanel * 16 + 4);
+inline int stepRecords(const Dimensions& size, int channels) {
+  return 2 * recordFields(size) * channels;
 }
 
 template <int PAIRS>
-__device__ Step<PAIRS>::Step(const ChunkArguments& arguments, char* memory)
+__device__ Step<PAIRS>::Step(const ChunkArguments& arguments)
     : a(arguments),
       m_block(arguments.blocks[blockIdx.x]),
-      m_packets(arguments.size, gridDim.x),
       m_warp(threadIdx.x / 32),
       m_lane(threadIdx.x % 32),
       m_channelBegin(m_block.groups.begin * kGroupChannels),
@@ -128,16 +140,9 @@ __device__ Step<PAIRS>::Step(const ChunkArguments& arguments, char* memory)
       m_channels(static_cast<int>(tilesFor(m_own) * kTileRows)),
       m_modelTiles(static_cast<int>(a.size.model / 16)),
       m_sequence(a.sequence),
-      m_bothSums(reinterpret_cast<float*>(memory + a.slots * (kStageBytes + sizeof(StageSync)) +
-                                          sizeof(DrawMemory))),
-      m_bothRecords(m_bothSums + 2 * kComputeWarps * kSumStride),
-      m_sums(m_bothSums),
-      m_record(m_bothRecords),
-      m_drawMemory(
-          reinterpret_cast<DrawMemory*>(memory + a.slots * (kStageBytes + sizeof(StageSync)))),
       m_stateIn(a.stateIn),
-      m_reader(reinterpret_cast<uint4*>(memory),
-               reinterpret_cast<StageSync*>(memory + a.slots * kStageBytes), a.slots) {}
+      m_reader(reinterpret_cast<uint4*>(chunkMemory),
+               reinterpret_cast<StageSync*>(chunkMemory + a.memory.ringSync), a.slots) {}
 
 template <int PAIRS>
 __device__ void Step<PAIRS>::run() {

@@ -23,7 +23,9 @@ __device__ void Step<PAIRS>::writeLogits() {
     best.take(offered, static_cast<int>(id));
     if (!sendsAll) continue;
     for (int i = 0; i < kInputCopies; ++i)
-      send(reinterpret_cast<uint2*>(a.packets + m_packets.logits + i * m_packets.logitsSize) + id,
+      send(reinterpret_cast<uint2*>(a.packets + a.packetLayout.logits +
+                                    i * a.packetLayout.logitsSize) +
+               id,
            __float_as_uint(offered), m_sequence);
   }
   if (drawsNext() && !sendsAll && tileRows > 0) sendBest(best);
@@ -45,9 +47,9 @@ __device__ bool Step<PAIRS>::mayBeDrawn(std::uint32_t token) const {
 /// Tells those who draw which of the block's tokens is the most probable.
 template <int PAIRS>
 __device__ void Step<PAIRS>::sendBest(const Best& mine) {
-  const Best best = bestOfBlock(mine, *m_drawMemory);
+  const Best best = bestOfBlock(mine, drawMemory());
   if (threadIdx.x >= kInputCopies) return;
-  send(a.packets + m_packets.logits + threadIdx.x * m_packets.logitsSize + blockIdx.x,
+  send(a.packets + a.packetLayout.logits + threadIdx.x * a.packetLayout.logitsSize + blockIdx.x,
        __float_as_uint(best.logit), static_cast<std::uint32_t>(best.token), m_sequence);
 }
 
@@ -55,7 +57,7 @@ __device__ void Step<PAIRS>::sendBest(const Best& mine) {
 template <int PAIRS>
 __device__ int Step<PAIRS>::draw() {
   const uint4* from =
-      a.packets + m_packets.logits + blockIdx.x % kInputCopies * m_packets.logitsSize;
+      a.packets + a.packetLayout.logits + blockIdx.x % kInputCopies * a.packetLayout.logitsSize;
   const int token = everyThreadHasALogit(a.size) ? drawFromAll(from) : takeBest(from);
   if (blockIdx.x == gridDim.x - 1 && threadIdx.x == 0 && drawIndex() >= 0)
     a.drawn[drawIndex()] = token;
@@ -73,7 +75,7 @@ __device__ int Step<PAIRS>::drawFromAll(const uint4* logits) {
     return isOf(logit, m_sequence);
   });
   return drawToken(a.drawing, vocabulary, __uint_as_float(logit.x),
-                   static_cast<float>(a.drawing.points[max(drawIndex(), 0)]), *m_drawMemory);
+                   static_cast<float>(a.drawing.points[max(drawIndex(), 0)]), drawMemory());
 }
 
 /// The most probable token, of those that the blocks found among theirs.
@@ -86,7 +88,7 @@ __device__ int Step<PAIRS>::takeBest(const uint4* bests) {
     return !has || isOf(best, m_sequence);
   });
   const Best mine = has ? Best{__uint_as_float(best.x), static_cast<int>(best.z)} : Best{};
-  return bestOfBlock(mine, *m_drawMemory).token;
+  return bestOfBlock(mine, drawMemory()).token;
 }
 
 }  // namespace mb::cuda

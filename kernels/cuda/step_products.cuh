@@ -18,6 +18,7 @@ __device__ uint2 Step<PAIRS>::operandOf(const uint4& packet, int tile) const {
 template <int PAIRS>
 __device__ void Step<PAIRS>::product(const uint4* packets, int columnTiles, int tileRows,
                                      bool withSquares) {
+  forget();
   Sums sums = {};
   if (tileRows == 1)
     multiplyGathered<1>(packets, columnTiles, withSquares, sums);
@@ -29,17 +30,16 @@ __device__ void Step<PAIRS>::product(const uint4* packets, int columnTiles, int 
     multiplyGathered<4>(packets, columnTiles, withSquares, sums);
   m_cursor += columnTiles * tileRows;
   m_reader.hold(m_cursor - 1, m_cursor - 1);
-  m_sums = m_bothSums + (m_turn & 1) * kComputeWarps * kSumStride;
-  ++m_turn;
+  m_turn ^= 1;
 #pragma unroll
   for (int m = 0; m < kPanel; ++m) {
     if (m >= tileRows) break;
     if (m_lane % 4 != 0) continue;
-    float* at = m_sums + m_warp * kSumStride + m * 16 + m_lane / 4;
+    float* at = turnSums() + m_warp * kSumStride + m * 16 + m_lane / 4;
     at[0] = sums[m][0] + sums[m][1];
     at[8] = sums[m][2] + sums[m][3];
   }
-  if (withSquares && m_lane == 0) m_sums[m_warp * kSumStride + kPanelRows] = m_squares;
+  if (withSquares && m_lane == 0) turnSums()[m_warp * kSumStride + kPanelRows] = m_squares;
   meet();
   if (withSquares) m_scale = normScale(a, total(kPanelRows), 0);
 }
@@ -100,9 +100,10 @@ __device__ void Step<PAIRS>::multiplyGathered(const uint4* packets, int columnTi
 /// A row of the last product.
 template <int PAIRS>
 __device__ float Step<PAIRS>::total(int row) const {
-  float sum = m_sums[row];
+  const float* parts = turnSums();
+  float sum = parts[row];
 #pragma unroll
-  for (int w = 1; w < kComputeWarps; ++w) sum += m_sums[w * kSumStride + row];
+  for (int w = 1; w < kComputeWarps; ++w) sum += parts[w * kSumStride + row];
   return sum;
 }
 

@@ -13,6 +13,7 @@ namespace mb::cuda {
 /// Starts what can be loaded before the layer's input is known, and takes the channels' record.
 template <int PAIRS>
 __device__ void Step<PAIRS>::fetch(int layer) {
+  forget();
   const float* state = m_stateIn + stateOffset(a, layer);
   const int inner = static_cast<int>(a.layout.paddedInner);
 #pragma unroll
@@ -31,13 +32,13 @@ __device__ void Step<PAIRS>::fetch(int layer) {
     for (int i = 0; i < 2; ++i) m_state[i] = __ldcg(from + (m_lane % kScanLanes * 2 + i) * 16);
   }
 
-  m_record = m_bothRecords + (m_recordTurn ^= 1) * kFields * a.channels;
+  m_recordTurn ^= 1;
   const int tiles = static_cast<int>(m_block.recordTiles);
   const int size = kFields * m_channels;
   m_reader.hold(m_cursor, m_cursor + tiles - 1);
   for (int t = m_warp; t < tiles; t += kComputeWarps) {
     const int at = t * 128 + m_lane * 4;
-    if (at < size) *reinterpret_cast<uint4*>(m_record + at) = m_reader.tile(m_cursor + t);
+    if (at < size) *reinterpret_cast<uint4*>(records() + at) = m_reader.tile(m_cursor + t);
   }
   m_cursor += tiles;
 }
@@ -45,6 +46,7 @@ __device__ void Step<PAIRS>::fetch(int layer) {
 /// u' = SiLU(conv(u)) and SiLU(z), in every warp alike; the first moves the convolution's memory.
 template <int PAIRS>
 __device__ void Step<PAIRS>::convolve(int layer) {
+  forget();
   const int inner = static_cast<int>(a.layout.paddedInner);
   float* memory = m_stateOut + stateOffset(a, layer) + kStates * inner + m_channelBegin;
   const bool isGate = m_lane % 16 >= 8;
@@ -71,6 +73,7 @@ __device__ void Step<PAIRS>::convolve(int layer) {
 /// This block's part of [δ, B, C] = W_x u'.
 template <int PAIRS>
 __device__ void Step<PAIRS>::project() {
+  forget();
   const int tileRows = static_cast<int>(projectedRows(a.size)) / 16;
   const int columnTiles = m_channels / 16;
   m_reader.hold(m_cursor, m_cursor + columnTiles * tileRows - 1);
@@ -97,7 +100,8 @@ __device__ void Step<PAIRS>::project() {
     const float nextNear = __shfl_down_sync(~0u, near, 4);
     const float nextFar = __shfl_down_sync(~0u, far, 4);
     if (m_lane % 8 != 0) continue;
-    uint4* to = a.packets + m_packets.partials + (row * 8 + m_lane / 8) * gridDim.x + blockIdx.x;
+    uint4* to =
+        a.packets + a.packetLayout.partials + (row * 8 + m_lane / 8) * gridDim.x + blockIdx.x;
     send(to, __float_as_uint(near), __float_as_uint(nextNear), m_sequence);
     send(to + 4 * gridDim.x, __float_as_uint(far), __float_as_uint(nextFar), m_sequence);
   }
@@ -107,6 +111,7 @@ __device__ void Step<PAIRS>::project() {
 /// Adds the blocks' parts of a few pairs of rows, a warp a pair, and tells everyone.
 template <int PAIRS>
 __device__ void Step<PAIRS>::addPartials() {
+  forget();
   const int pairs = static_cast<int>(projectedRows(a.size)) / 2;
   const int rankPairs = static_cast<int>(tilesFor(a.size.dtRank)) * 8;
   constexpr int kLooks = 5;
@@ -116,7 +121,7 @@ __device__ void Step<PAIRS>::addPartials() {
     const bool mine = m_warp == warp;
     warp = warp == 0 ? kComputeWarps - 1 : warp - 1;
     if (!mine) continue;
-    const uint4* parts = a.packets + m_packets.partials + pair * gridDim.x;
+    const uint4* parts = a.packets + a.packetLayout.partials + pair * gridDim.x;
     float first = 0;
     float second = 0;
 #pragma unroll 1
@@ -140,8 +145,8 @@ __device__ void Step<PAIRS>::addPartials() {
     }
     first = sumOfWarp(first);
     second = sumOfWarp(second);
-    uint4* copy =
-        a.packets + m_packets.selected + m_lane % kSelectedCopies * m_packets.selectedSize;
+    uint4* copy = a.packets + a.packetLayout.selected +
+                  m_lane % kSelectedCopies * a.packetLayout.selectedSize;
     if (pair >= rankPairs) {
       if (m_lane < kSelectedCopies)
         send(copy + pair, __float_as_uint(first), __float_as_uint(second), m_sequence);
@@ -158,6 +163,7 @@ __device__ void Step<PAIRS>::addPartials() {
 /// warp takes four channels, and eight lanes a channel's states.
 template <int PAIRS>
 __device__ void Step<PAIRS>::scan(int layer) {
+  forget();
   const int rankTiles = static_cast<int>(tilesFor(a.size.dtRank));
   const int tileRows = m_channels / 16;
   const int matrix = m_cursor;
@@ -167,8 +173,8 @@ __device__ void Step<PAIRS>::scan(int layer) {
 
   constexpr int kLooks = kStepRankTiles / 4;
   const int q = m_lane % kScanLanes;
-  const uint4* delta =
-      a.packets + m_packets.selected + blockIdx.x % kSelectedCopies * m_packets.selectedSize;
+  const uint4* delta = a.packets + a.packetLayout.selected +
+                       blockIdx.x % kSelectedCopies * a.packetLayout.selectedSize;
   const uint4* selected = delta + rankTiles * kPacketsOfTile;
   uint4 seen[kLooks];
   uint4 b;
@@ -225,7 +231,7 @@ __device__ void Step<PAIRS>::scan(int layer) {
   const int global = m_channelBegin + channel;
   if (channel % 2 == 0 && q < 2) {
     const SplitPair parted = split(gated, next);
-    auto* to = reinterpret_cast<uint2*>(a.packets + m_packets.output +
+    auto* to = reinterpret_cast<uint2*>(a.packets + a.packetLayout.output +
                                         global / 16 * kPacketsOfTile + global % 8 / 2 + q * 4);
     send(to + global % 16 / 8, q == 0 ? parted.high : parted.low, m_sequence);
   }
@@ -244,14 +250,15 @@ __device__ void Step<PAIRS>::scan(int layer) {
 /// Adds the block's rows of W_out y to its part of the residual.
 template <int PAIRS>
 __device__ void Step<PAIRS>::contract() {
-  product(a.packets + m_packets.output, static_cast<int>(a.size.inner) / 16, m_block.outTiles.count,
-          false);
+  product(a.packets + a.packetLayout.output, static_cast<int>(a.size.inner) / 16,
+          m_block.outTiles.count, false);
   if (m_warp < m_block.outTiles.count) m_residual += total(m_warp * 16 + m_lane % 16);
 }
 
 /// Tells the others what the next norm and product take.
 template <int PAIRS>
 __device__ void Step<PAIRS>::publish() {
+  forget();
   const float scaled = m_residual * m_normWeight;
   const float next = __shfl_down_sync(~0u, scaled, 1);
   float squares = m_residual * m_residual;
@@ -259,9 +266,9 @@ __device__ void Step<PAIRS>::publish() {
   const std::uint32_t tile = m_block.outTiles.begin + m_warp;
   const SplitPair parted = split(scaled, next);
   // Lanes of the lower half have the same values as those of the upper: they serve other copies.
-  uint4* copy = a.packets + m_packets.input + m_lane / 16 * m_packets.inputSize;
+  uint4* copy = a.packets + a.packetLayout.input + m_lane / 16 * a.packetLayout.inputSize;
 #pragma unroll
-  for (int i = 0; i < kInputCopies; i += 2, copy += 2 * m_packets.inputSize) {
+  for (int i = 0; i < kInputCopies; i += 2, copy += 2 * a.packetLayout.inputSize) {
     if (m_lane % 2 == 0) {
       auto* to =
           reinterpret_cast<uint2*>(copy + tile * kPacketsOfTile + m_lane % 8 / 2) + m_lane % 16 / 8;
