@@ -22,6 +22,13 @@ Token argmax(std::span<const float> logits) {
   return static_cast<Token>(std::ranges::max_element(logits) - logits.begin());
 }
 
+double probabilityOfLargest(std::span<const float> logits) {
+  const cpu::Ops& ops = cpu::fastestOps();
+  const float top = logits[ops.argmax(logits.data(), logits.size())];
+  std::vector<float> weights(logits.size());
+  return 1.0 / ops.exponentials(logits.data(), logits.size(), top, 1, weights.data());
+}
+
 Token Sampler::draw(std::span<const float> logits, std::uint64_t position, ByteView recent) {
   if (m_settings.repetitionPenalty == 1) return draw(logits, position, TokenView());
   const ByteView window = lastOf(recent, m_settings.repetitionWindow);

@@ -61,4 +61,7 @@ class Sampler {
 /// Index of the largest value, the first one when several are.
 Token argmax(std::span<const float> logits);
 
+/// Softmax probability of the largest logit; there is at least one.
+double probabilityOfLargest(std::span<const float> logits);
+
 }  // namespace mb

@@ -1,7 +1,6 @@
 #include "engine/decoding/subword_drafter.h"
 
 #include <algorithm>
-#include <cmath>
 #include <utility>
 
 #include "engine/decoding/sampler.h"
@@ -13,17 +12,6 @@ namespace {
 
 /// Most bytes that are healed; more of a piece are read as tokens of their own.
 constexpr std::size_t kLongestHealed = 32;
-
-/// Probability of the largest logit. Logits far below it are left out: together they weigh less
-/// than a thousandth.
-double shareOfLargest(std::span<const float> logits) {
-  constexpr float kNegligible = 16;
-  const float top = *std::ranges::max_element(logits);
-  float sum = 0;
-  for (const float logit : logits)
-    if (logit > top - kNegligible) sum += std::exp(logit - top);
-  return 1 / static_cast<double>(sum);
-}
 
 bool startsWith(ByteView bytes, ByteView prefix) {
   return bytes.size() >= prefix.size() && std::ranges::equal(prefix, bytes.first(prefix.size()));
@@ -174,7 +162,7 @@ SubwordDrafter::Choice SubwordDrafter::choose(std::size_t boundary, ByteView agr
   if (agree.empty()) {
     const Token best = argmax(logits);
     if (m_tokenizer->bytes(best).empty()) return {};
-    return {best, m_settings.leastConfidence > 0 ? shareOfLargest(logits) : 1};
+    return {best, m_settings.leastConfidence > 0 ? probabilityOfLargest(logits) : 1};
   }
   std::vector<Token> agreeing;
   const auto [first, last] = m_tokenizer->startingWith(agree);
@@ -186,7 +174,7 @@ SubwordDrafter::Choice SubwordDrafter::choose(std::size_t boundary, ByteView agr
   if (agreeing.empty()) return {};
   std::vector<float> chosen;
   for (const Token token : agreeing) chosen.push_back(logits[static_cast<std::size_t>(token)]);
-  return {agreeing[static_cast<std::size_t>(argmax(chosen))], shareOfLargest(chosen)};
+  return {agreeing[static_cast<std::size_t>(argmax(chosen))], probabilityOfLargest(chosen)};
 }
 
 /// Takes the token of step i, and keeps the boundary behind it when it is the one taken before.

@@ -73,6 +73,18 @@ class SamplerTest : public QObject {
     QCOMPARE(argmax(Logits{-3, -1, -2}), 1);
   }
 
+  void theLargestHasItsShareOfTheProbability() {
+    Random random(12);
+    for (const std::size_t size : {1u, 2u, 15u, 256u, 4096u, 50280u}) {
+      for (const float spread : {0.1f, 3.0f, 60.0f}) {
+        const Logits logits = randomLogits(random, size, spread);
+        const double expected = std::ranges::max(probabilities(logits, 1));
+        QVERIFY(std::abs(probabilityOfLargest(logits) / expected - 1) < 1e-5);
+      }
+    }
+    QCOMPARE(probabilityOfLargest(Logits{-7}), 1.0);
+  }
+
   void topKOneIsGreedyAtAnyTemperature() {
     Random random(1);
     for (int trial = 0; trial < 50; ++trial) {
