@@ -164,7 +164,7 @@ ChunkMemory memoryFor(const DeviceWeights& weights, std::uint32_t tokens, int sl
   memory.tokenStride = channels + 4;
   memory.ringSync = places.take(static_cast<std::size_t>(slots) * sizeof(StageSync));
   memory.supplyShift = supplyShift;
-  memory.stages = places.take(std::size_t{supplyStageBytes(tokenBlocks)} << supplyShift);
+  memory.stages = places.take(supplyStageBytes(tokenBlocks) << supplyShift);
   memory.inboxSync = places.take(kInboxSyncs * sizeof(StageSync));
   memory.mail = places.take(mailBytes(size, tokenBlocks, weights.layerNorm));
   memory.operands = places.take(operandTiles * (tokenBlocks * 256 + 32));
