@@ -31,7 +31,7 @@ struct ChunkMemory {
   int sums;      // of the warps, [warps][tile rows][token blocks][64]
   int record;
   int history;  // [k - 1][channels]
-  int u;        // likewise z, convolved, delta: [tokens][tokenStride floats]
+  int u;        // and z, convolved, delta: [tokens][tokenStride floats]
   int z;
   int convolved;
   int delta;

@@ -9,7 +9,7 @@
 
 namespace mb::cuda {
 
-inline constexpr int kThreads = kComputeThreads + 32;  // of them the last warp fills the ring
+inline constexpr int kThreads = kComputeThreads + 32;  // with the warp that fills the ring
 inline constexpr int kPanel = static_cast<int>(kPanelTiles);
 inline constexpr int kScanLanes = 8;  // threads that share a channel's states
 inline constexpr int kScanChannels = kComputeThreads / kScanLanes;
@@ -76,8 +76,11 @@ struct ChunkArguments {
   int outRows;   // most values of the residual that a block keeps
 };
 
-/// Shared memory of a block.
+/// Shared memory of a block, and a place in it, see ChunkMemory.
 extern __shared__ __align__(128) char chunkMemory[];
+__device__ inline float* floatsAt(int place) {
+  return reinterpret_cast<float*>(chunkMemory + place);
+}
 
 __host__ __device__ inline int paddedStates(const Dimensions& d) {
   return static_cast<int>(tilesFor(d.states) * kTileRows);

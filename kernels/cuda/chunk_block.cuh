@@ -61,12 +61,12 @@ class Chunk {
   __device__ void releaseSupplied();
   __device__ void multiplyPlanes(const GridOperands<NT>& from, int columnTiles, int height,
                                  Sums& sums);
-  __device__ void multiplyRow(Sums& sums, int m, const uint4& weights, const uint2 (&b)[NT]) const;
 
   __device__ char* awaitMail();
   __device__ void measure();
   __device__ float normed(int token, float sum, float mean, float bias) const;
 
+  __device__ void meetGrid();
   __device__ void mix(int layer);
   __device__ void fetch(int layer);
   __device__ void keepHistory(int layer);
@@ -90,6 +90,7 @@ class Chunk {
   __device__ float normWeight(int layer, int tile) const;
   __device__ void startResidual();
   __device__ void publish(int layer);
+
   // Places are looked up where they are needed: registers are short.
   __device__ GridOperands<NT> operandsIn(uint2* memory, int columnTiles) const {
     return {memory, planes() > 1 ? columnTiles * GridOperands<NT>::kTileStride : 0};
@@ -106,16 +107,13 @@ class Chunk {
     return {chunkMemory + a.memory.operands, planes() > 1 ? least : 0};
   }
   __device__ Inbox<NT> inbox() const { return {chunkMemory, a.memory}; }
-  __device__ float* floats(int place) const {
-    return reinterpret_cast<float*>(chunkMemory + place);
-  }
   /// Of a place that has values of tokens and channels.
   __device__ float& at(int place, int token, int channel) const {
-    return floats(place)[token * a.memory.tokenStride + channel];
+    return floatsAt(place)[token * a.memory.tokenStride + channel];
   }
   /// Row of the channels' record, see RecordField.
   __device__ const float* record(int field) const {
-    return floats(a.memory.record) + field * m_channels;
+    return floatsAt(a.memory.record) + field * m_channels;
   }
   __device__ int projected() const { return static_cast<int>(projectedRows(a.size)); }
   __device__ int rankRows() const { return static_cast<int>(tilesFor(a.size.dtRank) * kTileRows); }
@@ -179,21 +177,24 @@ __device__ void Chunk<NT, SPL>::run() {
   }
 }
 
+template <int NT, int SPL>
+__device__ void Chunk<NT, SPL>::meetGrid() {
+  m_meeting.arrive();
+  m_meeting.wait(inbox().meeting());
+}
+
 /// What a layer does behind in_proj.
 template <int NT, int SPL>
 __device__ void Chunk<NT, SPL>::mix(int layer) {
   keepHistory(layer);
   convolve(layer);
   project();
-  m_meeting.arrive();
-  m_meeting.wait(inbox().meeting());
+  meetGrid();
   addPartials();
-  m_meeting.arrive();
-  m_meeting.wait(inbox().meeting());
+  meetGrid();
   const float* selected = computeDelta();
   scan(layer, selected);
-  m_meeting.arrive();
-  m_meeting.wait(inbox().meeting());
+  meetGrid();
   product(Part::Contract, m_block.outTiles.count, a.size.inner);
   publish(layer + 1);
 }

@@ -50,6 +50,7 @@ template <int NT, int SPL>
 template <int HEIGHT>
 __device__ void Chunk<NT, SPL>::multiplySupplied(int columnTiles, Sums& sums) {
   constexpr int kColumns = Inbox<NT>::kColumns;
+  static_assert(kColumns <= 2);
   constexpr int kBlocks = NT <= 4 ? NT : 4;
   constexpr bool kAhead = HEIGHT == 1 && NT <= 4;
 #pragma unroll 1
@@ -120,14 +121,8 @@ __device__ void Chunk<NT, SPL>::releaseSupplied() {
   ++m_supplied;
 }
 
-/// Waits for what comes next besides operands, and says where it is.
-template <int NT, int SPL>
-__device__ char* Chunk<NT, SPL>::awaitMail() {
-  waitFull(inbox().mailSync(), m_mails++);
-  return inbox().mail;
-}
-
-/// Likewise for weights in several planes, with third parts of the operands.
+/// The panel's products for weights in several planes, with third parts of the operands, which come
+/// from where the other blocks left them.
 template <int NT, int SPL>
 __device__ void Chunk<NT, SPL>::multiplyPlanes(const GridOperands<NT>& from, int columnTiles,
                                                int height, Sums& sums) {
@@ -142,18 +137,14 @@ __device__ void Chunk<NT, SPL>::multiplyPlanes(const GridOperands<NT>& from, int
 #pragma unroll
       for (int j = 0; j < NT; ++j) b[j] = least ? from.loadLeast(c, j) : from.load(c, j);
 #pragma unroll
-      for (int m = 0; m < kPanel; ++m)
-        if (m < height)
-          multiplyRow(sums, m, m_reader.tile(tile + (least ? 0 : term * height) + m), b);
+      for (int m = 0; m < kPanel; ++m) {
+        if (m >= height) continue;
+        const uint4 weights = m_reader.tile(tile + (least ? 0 : term * height) + m);
+#pragma unroll
+        for (int j = 0; j < NT; ++j) multiply(sums[m][j], weights, b[j]);
+      }
     }
   }
-}
-
-template <int NT, int SPL>
-__device__ void Chunk<NT, SPL>::multiplyRow(Sums& sums, int m, const uint4& weights,
-                                            const uint2 (&b)[NT]) const {
-#pragma unroll
-  for (int j = 0; j < NT; ++j) multiply(sums[m][j], weights, b[j]);
 }
 
 /// Adds the warps' sums, of a few tile rows at a time.
@@ -165,7 +156,7 @@ __device__ void Chunk<NT, SPL>::reduce(Part part, int firstRow, int tileRows, co
     if (first >= tileRows) break;
     if (first > 0) meet();
     const int perWarp = min(kSumTiles, tileRows - first) * NT * 64;
-    float* warpSums = floats(a.memory.sums);
+    float* warpSums = floatsAt(a.memory.sums);
 #pragma unroll
     for (int m = 0; m < kSumTiles; ++m) {
       if (first + m >= tileRows) break;
@@ -239,7 +230,7 @@ __device__ void Chunk<NT, SPL>::output(Part part, int row, int token, float sum)
         normed(token, sum, a.layerNorm ? record(isGate ? kInMeanZ : kInMeanU)[own] : 0.0f,
                record(isGate ? kInBiasZ : kInBiasU)[own]);
   } else if (part == Part::Contract) {
-    floats(a.memory.residual)[token * a.outRows + row] += sum;
+    floatsAt(a.memory.residual)[token * a.outRows + row] += sum;
   } else {
     const std::uint32_t id = m_block.headTiles.begin * 16 + row;
     if (id < a.size.vocabulary)
@@ -259,8 +250,15 @@ __device__ void Chunk<NT, SPL>::output(Part part, int row, int token, float sum)
 /// A product's sum with the norm completed. `mean` and `bias` are the row's W w and W b.
 template <int NT, int SPL>
 __device__ float Chunk<NT, SPL>::normed(int token, float sum, float mean, float bias) const {
-  if (a.layerNorm) sum = fmaf(-floats(a.memory.means)[token], mean, sum);
-  return fmaf(sum, floats(a.memory.scales)[token], bias);
+  if (a.layerNorm) sum = fmaf(-floatsAt(a.memory.means)[token], mean, sum);
+  return fmaf(sum, floatsAt(a.memory.scales)[token], bias);
+}
+
+/// Waits for what comes next besides operands, and says where it is.
+template <int NT, int SPL>
+__device__ char* Chunk<NT, SPL>::awaitMail() {
+  waitFull(inbox().mailSync(), m_mails++);
+  return inbox().mail;
 }
 
 /// Adds up what the residual's owners found, in the order of Step: for each warp there the tiles
@@ -296,8 +294,8 @@ __device__ void Chunk<NT, SPL>::measure() {
   const float mean = a.layerNorm ? total(1) / static_cast<float>(a.size.model) : 0.0f;
   const float scale = normScale(a, total(0), mean);
   if (warp != 0 || token >= tokens()) return;
-  floats(a.memory.scales)[token] = scale;
-  floats(a.memory.means)[token] = mean;
+  floatsAt(a.memory.scales)[token] = scale;
+  floatsAt(a.memory.means)[token] = mean;
 }
 
 }  // namespace mb::cuda

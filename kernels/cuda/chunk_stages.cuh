@@ -36,7 +36,7 @@ __device__ void Chunk<NT, SPL>::fetch(int layer) {
   for (int t = m_warp; t < tiles; t += kComputeWarps) {
     const int at = t * 128 + m_lane * 4;
     if (at < size)
-      *reinterpret_cast<uint4*>(floats(a.memory.record) + at) = m_reader.tile(m_cursor + t);
+      *reinterpret_cast<uint4*>(floatsAt(a.memory.record) + at) = m_reader.tile(m_cursor + t);
   }
   m_cursor += tiles;
 }
@@ -62,7 +62,7 @@ __device__ void Chunk<NT, SPL>::startResidual() {
 #pragma unroll 1
   for (int i = m_thread; i < rows * tokens(); i += kComputeThreads) {
     const std::int32_t token = a.list ? a.list->tokens[i / rows] : a.input[i / rows];
-    floats(a.memory.residual)[i / rows * a.outRows + i % rows] =
+    floatsAt(a.memory.residual)[i / rows * a.outRows + i % rows] =
         embedded(a, token, first + i % rows);
   }
   m_fetchedNorm = normWeight(0, 0);
@@ -82,7 +82,7 @@ __device__ void Chunk<NT, SPL>::publish(int layer) {
     const int task = min(i + m_lane / 16, tiles * tokens() - 1);  // the last one twice at worst
     const int tile = task / tokens();
     const int token = task % tokens();
-    float& kept = floats(a.memory.residual)[token * a.outRows + tile * 16 + lane];
+    float& kept = floatsAt(a.memory.residual)[token * a.outRows + tile * 16 + lane];
     const int row = (m_block.outTiles.begin + tile) * 16 + lane;
     float x = kept;
     if (a.outBias && layer > 0 && task == i + m_lane / 16) {
@@ -112,11 +112,11 @@ template <int NT, int SPL>
 __device__ void Chunk<NT, SPL>::keepHistory(int layer) {
   forget();
   const int remembered = (a.size.taps - 1) * m_channels;
-  if (m_thread < remembered) floats(a.memory.history)[m_thread] = m_fetchedHistory;
+  if (m_thread < remembered) floatsAt(a.memory.history)[m_thread] = m_fetchedHistory;
   const float* state = a.stateIn + stateOffset(a, layer) + a.size.states * a.layout.paddedInner;
   for (int i = m_thread + kComputeThreads; i < remembered; i += kComputeThreads) {
     const int own = i % m_channels;
-    floats(a.memory.history)[i] =
+    floatsAt(a.memory.history)[i] =
         own < m_own ? __ldcg(state + i / m_channels * a.layout.paddedInner + m_channelBegin + own)
                     : 0.0f;
   }
@@ -130,7 +130,7 @@ __device__ void Chunk<NT, SPL>::convolve(int layer) {
   const int taps = a.size.taps;
   const int memory = taps - 1;
   const auto inputAt = [&](int channel, int position) {  // counted from the oldest remembered
-    return position < memory ? floats(a.memory.history)[position * m_channels + channel]
+    return position < memory ? floatsAt(a.memory.history)[position * m_channels + channel]
                              : at(a.memory.u, position - memory, channel);
   };
   const auto convolved = [&](int token, int channel) {

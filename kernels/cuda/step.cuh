@@ -17,7 +17,8 @@ inline constexpr int kStepStates = 16;                        ///< n
 inline constexpr int kStepTaps = 4;                           ///< k
 inline constexpr int kStepSlots = (128 << 10) / kStageBytes;  ///< least stages of the ring
 inline constexpr int kStepRankTiles = 12;
-inline constexpr int kStepMostPairs = 2;  ///< of groups of channels, of one block
+inline constexpr int kStepMostPairs = 2;                ///< of groups of channels, of one block
+inline constexpr int kStepSumStride = kPanel * 16 + 4;  ///< the squares lie behind a panel's rows
 
 /// Whether a model is of the shape that Step takes.
 inline bool isForStep(const DeviceWeights& weights) {
@@ -40,8 +41,7 @@ class Step {
   static constexpr int kTaps = kStepTaps;
   static constexpr int kFields = kConvWeights + kTaps + kStates;
   static constexpr int kPanelRows = kPanel * 16;
-  static constexpr int kSumStride = kPanelRows + 4;  // the squares lie behind the rows
-  static constexpr int kSquares = 8;                 // tiles whose squares a warp adds at a time
+  static constexpr int kSquares = 8;  // tiles whose squares a warp adds at a time
   using Sums = float[kPanel][4];
 
   __device__ void product(const uint4* packets, int columnTiles, int tileRows, bool withSquares);
@@ -83,14 +83,11 @@ class Step {
   }
 
   // Places are looked up where they are needed: registers are short.
-  __device__ float* floats(int place) const {
-    return reinterpret_cast<float*>(chunkMemory + place);
-  }
   __device__ float* turnSums() const {
-    return floats(a.memory.sums) + m_turn * kComputeWarps * kSumStride;
+    return floatsAt(a.memory.sums) + m_turn * kComputeWarps * kStepSumStride;
   }
   __device__ float* records() const {
-    return floats(a.memory.record) + m_recordTurn * kFields * a.channels;
+    return floatsAt(a.memory.record) + m_recordTurn * kFields * a.channels;
   }
   __device__ DrawMemory& drawMemory() const {
     return *reinterpret_cast<DrawMemory*>(chunkMemory + a.memory.draw);
@@ -124,7 +121,7 @@ class Step {
 };
 
 /// Floats of the sums of both turns, and of both records.
-inline constexpr int kStepSums = 2 * kComputeWarps * (kPanel * 16 + 4);
+inline constexpr int kStepSums = 2 * kComputeWarps * kStepSumStride;
 inline int stepRecords(const Dimensions& size, int channels) {
   return 2 * recordFields(size) * channels;
 }

@@ -35,11 +35,11 @@ __device__ void Step<PAIRS>::product(const uint4* packets, int columnTiles, int 
   for (int m = 0; m < kPanel; ++m) {
     if (m >= tileRows) break;
     if (m_lane % 4 != 0) continue;
-    float* at = turnSums() + m_warp * kSumStride + m * 16 + m_lane / 4;
+    float* at = turnSums() + m_warp * kStepSumStride + m * 16 + m_lane / 4;
     at[0] = sums[m][0] + sums[m][1];
     at[8] = sums[m][2] + sums[m][3];
   }
-  if (withSquares && m_lane == 0) turnSums()[m_warp * kSumStride + kPanelRows] = m_squares;
+  if (withSquares && m_lane == 0) turnSums()[m_warp * kStepSumStride + kPanelRows] = m_squares;
   meet();
   if (withSquares) m_scale = normScale(a, total(kPanelRows), 0);
 }
@@ -103,7 +103,7 @@ __device__ float Step<PAIRS>::total(int row) const {
   const float* parts = turnSums();
   float sum = parts[row];
 #pragma unroll
-  for (int w = 1; w < kComputeWarps; ++w) sum += parts[w * kSumStride + row];
+  for (int w = 1; w < kComputeWarps; ++w) sum += parts[w * kStepSumStride + row];
   return sum;
 }
 
