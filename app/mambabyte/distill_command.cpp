@@ -100,6 +100,8 @@ int distill(Arguments& arguments) {
   if (arguments.training.plan.model.empty() && arguments.training.plan.tokenizer.empty())
     throw RequestError("a drafter is a subword model: give --model, or --tokenizer for a new one");
   const bool measures = !arguments.training.plan.validation.empty();
+  if (!arguments.writing.temperatures.empty())
+    arguments.writing.sampler.temperature = arguments.writing.temperatures.front();
   arguments.generation.speculation = Speculation::Exact;
   arguments.generation.sampler = arguments.writing.sampler;
   if (measures && !arguments.training.plan.model.empty())
@@ -140,10 +142,10 @@ Run addDistill(CLI::App& app) {
       ->check(CLI::Range(1, 64))
       ->capture_default_str();
   command
-      .add_option("--temperature", writing.sampler.temperature,
-                  "That the verifier draws with; 0 is greedy")
-      ->check(Between(0.0, 100.0))
-      ->capture_default_str();
+      .add_option("--temperature", writing.temperatures,
+                  "That the verifier draws with; 0, the default, is greedy. With several it takes "
+                  "turns, and acceptance is measured at the first")
+      ->check(Between(0.0, 100.0));
   command.add_flag("--count-text", arguments->countsText,
                    "The text's tokens count as those of the verifier do");
   addTrainingOptions(command, training);

@@ -179,8 +179,10 @@ Run addGenerate(CLI::App& app) {
       ->check(CLI::Range(1, 256))
       ->capture_default_str();
   command
-      .add_option("--draft-confidence", arguments->settings.leastConfidence,
-                  "Draft only what the drafter finds this probable; 0 always drafts")
+      .add_option(
+          "--draft-confidence", arguments->settings.leastConfidence,
+          "Draft only while the drafter expects the draft to be kept with this probability; "
+          "0 always drafts")
       ->check(Between(0.0, 1.0))
       ->capture_default_str();
   command.add_flag("--no-healing", arguments->noHealing,

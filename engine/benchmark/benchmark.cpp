@@ -99,7 +99,7 @@ BenchmarkResult benchmarkDecode(const Model& model, double bandwidth,
   State state = model.newState();
   State next = state;
   Token token = randomTokens(model, 1).front();
-  const Drawing greedy{.points = std::vector<double>(kDrawn)};
+  const Drawing greedy{.keys = std::vector<std::uint64_t>(kDrawn)};
   std::size_t tokens = 0;  // of one pass
   const auto pass = [&] {
     const TokenView drawn = runner->advanceDrawing(state, {&next, 1}, token, greedy,

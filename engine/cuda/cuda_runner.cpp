@@ -83,14 +83,14 @@ std::size_t prefillBudget(const cuda::DeviceWeights& weights, const cuda::Worksp
   return most > taken ? most - taken : 0;
 }
 
-/// With the first `draws` of its points.
+/// With the first `draws` of its keys.
 cuda::Drawing drawingOf(const Drawing& drawing, std::size_t draws) {
   constexpr std::size_t kAll = 0x7fffffff;
   cuda::Drawing result{.temperature = drawing.temperature,
                        .topK = static_cast<std::uint32_t>(std::min(drawing.topK, kAll)),
                        .topP = drawing.topP,
                        .minP = drawing.minP};
-  std::copy_n(drawing.points.begin(), draws, result.points);
+  std::copy_n(drawing.keys.begin(), draws, result.keys);
   return result;
 }
 
@@ -151,7 +151,7 @@ void CudaRunner::advance(const State& from, State& to, TokenView tokens,
 
 TokenView CudaRunner::advanceDrawing(const State& from, std::span<State> to, Token first,
                                      const Drawing& drawing, const ChunkRequest& request) {
-  const std::size_t draws = std::min<std::size_t>(drawing.points.size(), m_most - 1);
+  const std::size_t draws = std::min<std::size_t>(drawing.keys.size(), m_most - 1);
   cuda::ChunkRun chunk{.tokens = {&first, 1}};
   chunk.logits = true;
   chunk.draws = static_cast<std::uint32_t>(draws);

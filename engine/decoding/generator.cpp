@@ -118,7 +118,7 @@ Drawing Generator::drawing(std::size_t count) const {
   Drawing drawing{sampler.temperature, sampler.topK, sampler.topP, sampler.minP, {}};
   if (sampler.repetitionPenalty != 1) return drawing;
   for (std::size_t i = 0; i < count; ++i)
-    drawing.points.push_back(uniform01(sampler.seed, m_text.size() + i));
+    drawing.keys.push_back(mix(sampler.seed, m_text.size() + i));
   return drawing;
 }
 
@@ -126,7 +126,7 @@ Drawing Generator::drawing(std::size_t count) const {
 std::optional<Judgement> Generator::judgement(std::size_t count) const {
   if (m_settings.speculation == Speculation::TopBeta) return Judgement{m_settings.beta, {}};
   Judgement sameDraw{std::nullopt, drawing(count)};
-  if (sameDraw.drawing.points.size() < count) return std::nullopt;
+  if (sameDraw.drawing.keys.size() < count) return std::nullopt;
   return sameDraw;
 }
 

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <iterator>
+#include <utility>
 
 #include "engine/model/mix.h"
 #include "kernels/cpu/ops.h"
@@ -15,6 +15,22 @@ template <class View>
 View lastOf(View view, std::size_t count) {
   return view.subspan(view.size() - std::min(view.size(), count));
 }
+
+/// The first two of a race.
+struct Finish {
+  Token first = 0;
+  double firstTime = std::numeric_limits<double>::infinity();
+  double secondTime = std::numeric_limits<double>::infinity();
+
+  void pass(Token token, double time) {
+    if (time < firstTime || (time == firstTime && token < first)) {
+      secondTime = std::exchange(firstTime, time);
+      first = token;
+    } else {
+      secondTime = std::min(secondTime, time);
+    }
+  }
+};
 
 }  // namespace
 
@@ -29,28 +45,32 @@ double probabilityOfLargest(std::span<const float> logits) {
   return 1.0 / ops.exponentials(logits.data(), logits.size(), top, 1, weights.data());
 }
 
-Token Sampler::draw(std::span<const float> logits, std::uint64_t position, ByteView recent) {
-  if (m_settings.repetitionPenalty == 1) return draw(logits, position, TokenView());
+Sampler::Outcome Sampler::race(std::span<const float> logits, std::uint64_t position,
+                               ByteView recent) {
+  if (m_settings.repetitionPenalty == 1) return race(logits, position, TokenView());
   const ByteView window = lastOf(recent, m_settings.repetitionWindow);
   const std::vector<Token> tokens(window.begin(), window.end());
-  return draw(logits, position, TokenView(tokens));
+  return race(logits, position, TokenView(tokens));
 }
 
-Token Sampler::draw(std::span<const float> logits, std::uint64_t position, TokenView recent) {
+Sampler::Outcome Sampler::race(std::span<const float> logits, std::uint64_t position,
+                               TokenView recent) {
   const std::span<const float> adjusted = penalized(logits, recent);
-  if (m_settings.isGreedy()) return argmax(adjusted);
-  const double chance = uniform01(m_settings.seed, position);
-  if (keepsAll(adjusted.size())) return drawFromAll(adjusted, chance);
-  weigh(adjusted);
-  restrict();
-  double total = 0;
-  for (const Choice& choice : m_choices) total += choice.weight;
-  double point = chance * total;
-  for (const Choice& choice : m_choices) {
-    point -= choice.weight;
-    if (point < 0) return choice.token;
+  if (m_settings.isGreedy()) return {.token = argmax(adjusted)};
+  m_arrivals.resize(adjusted.size());
+  cpu::fastestOps().arrivals(mix(m_settings.seed, position), adjusted.size(), m_arrivals.data());
+  Finish finish;
+  if (keepsAll(adjusted.size())) {
+    weighAll(adjusted);
+    for (std::size_t i = 0; i < m_weights.size(); ++i)
+      finish.pass(static_cast<Token>(i), m_arrivals[i] / m_weights[i]);
+  } else {
+    weigh(adjusted);
+    restrict();
+    for (const auto& [token, weight] : m_choices)
+      finish.pass(token, m_arrivals[static_cast<std::size_t>(token)] / weight);
   }
-  return m_choices.back().token;
+  return {finish.first, finish.secondTime / finish.firstTime};
 }
 
 bool Sampler::keepsAll(std::size_t tokens) const {
@@ -58,26 +78,13 @@ bool Sampler::keepsAll(std::size_t tokens) const {
   return allOfTopK && m_settings.topP >= 1 && m_settings.minP <= 0;
 }
 
-/// Most probable first, as when they are sorted; but few have to be for most draws.
-Token Sampler::drawFromAll(std::span<const float> logits, double chance) {
+/// Unnormalised probabilities at the temperature.
+void Sampler::weighAll(std::span<const float> logits) {
   const cpu::Ops& ops = cpu::fastestOps();
   const float top = logits[ops.argmax(logits.data(), logits.size())];
   const auto scale = static_cast<float>(std::min(1 / m_settings.temperature, 1e30));
   m_weights.resize(logits.size());
-  const float total = ops.exponentials(logits.data(), logits.size(), top, scale, m_weights.data());
-  m_choices.clear();
-  for (std::size_t i = 0; i < logits.size(); ++i)
-    m_choices.push_back({static_cast<Token>(i), m_weights[i]});
-  const auto behind = [](const Choice& a, const Choice& b) { return comesBefore(b, a); };
-  std::ranges::make_heap(m_choices, behind);
-  double point = chance * static_cast<double>(total);
-  for (auto end = m_choices.end(); end != m_choices.begin(); --end) {
-    std::ranges::pop_heap(m_choices.begin(), end, behind);
-    const Choice& next = *std::prev(end);
-    point -= next.weight;
-    if (point < 0) return next.token;
-  }
-  return m_choices.front().token;
+  ops.exponentials(logits.data(), logits.size(), top, scale, m_weights.data());
 }
 
 std::span<const float> Sampler::penalized(std::span<const float> logits, TokenView recent) {

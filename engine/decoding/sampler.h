@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -24,23 +25,44 @@ struct SamplerSettings {
 };
 
 /// Applies, in this order: repetition penalty, temperature, top-k, top-p, min-p. A draw is a pure
-/// function of settings, logits, recent tokens and position: the random number of a position does
+/// function of settings, logits, recent tokens and position: the random numbers of a position do
 /// not depend on what was drawn before, so speculative and plain decoding draw alike.
+///
+/// Every token that is left has an exponentially distributed number E of its own at each position,
+/// and the one with the smallest E / weight is drawn: a race, which each wins with a probability in
+/// proportion to its weight. (With Gumbel numbers -log E it is the Gumbel-max trick.) Whoever draws
+/// from similar logits at the same position thus mostly draws the same: two distributions at a
+/// total variation distance D agree with a probability of at least (1 - D) / (1 + D), without
+/// knowing of each other (Daliri, Musco, Suresh: Coupling without Communication and
+/// Drafter-Invariant Speculative Decoding, 2024, arXiv:2408.07978).
 class Sampler {
  public:
   explicit Sampler(const SamplerSettings& settings) : m_settings(settings) {}
 
   const SamplerSettings& settings() const { return m_settings; }
 
+  struct Outcome {
+    Token token = 0;
+    /// How many times as long the second took: what a ratio of two weights has to be off by, at
+    /// least, to make another token win. Infinite when there was no race.
+    double lead = std::numeric_limits<double>::infinity();
+  };
+
   /// The token at text position `position`. `recent` holds the tokens before it; only the last
   /// repetitionWindow count, and only when the penalty is not 1. Ties go to the lower token.
-  Token draw(std::span<const float> logits, std::uint64_t position, TokenView recent);
-  Token draw(std::span<const float> logits, std::uint64_t position, ByteView recent);
+  Token draw(std::span<const float> logits, std::uint64_t position, TokenView recent) {
+    return race(logits, position, recent).token;
+  }
+  Token draw(std::span<const float> logits, std::uint64_t position, ByteView recent) {
+    return race(logits, position, recent).token;
+  }
+  Outcome race(std::span<const float> logits, std::uint64_t position, TokenView recent);
+  Outcome race(std::span<const float> logits, std::uint64_t position, ByteView recent);
 
  private:
   struct Choice {
-    Token token;
-    double weight;
+    Token token = 0;
+    double weight = 0;
   };
   /// Of equal ones the lower token.
   static bool comesBefore(const Choice& a, const Choice& b) {
@@ -48,13 +70,14 @@ class Sampler {
   }
   std::span<const float> penalized(std::span<const float> logits, TokenView recent);
   bool keepsAll(std::size_t tokens) const;
-  Token drawFromAll(std::span<const float> logits, double chance);
+  void weighAll(std::span<const float> logits);
   void weigh(std::span<const float> logits);
   void restrict();
 
   SamplerSettings m_settings;
   std::vector<float> m_penalized;
   std::vector<float> m_weights;
+  std::vector<float> m_arrivals;  ///< E of every token at the position
   std::vector<Choice> m_choices;  ///< most probable first
 };
 

@@ -24,6 +24,8 @@ SubwordDrafter::SubwordDrafter(std::shared_ptr<const Model> model,
     : m_model(std::move(model)),
       m_tokenizer(std::move(tokenizer)),
       m_runner(m_model->newRunner()),
+      m_chooser(m_tokenizer),
+      m_sampler(m_settings.sampler),
       m_states(1),
       m_logits(1) {
   if (m_tokenizer->vocabularySize() > m_model->config().vocabSize) {
@@ -31,6 +33,11 @@ SubwordDrafter::SubwordDrafter(std::shared_ptr<const Model> model,
                        std::to_string(m_tokenizer->vocabularySize()) + " tokens, its model only " +
                        std::to_string(m_model->config().vocabSize));
   }
+}
+
+void SubwordDrafter::configure(const DraftSettings& settings) {
+  m_settings = settings;
+  m_sampler = Sampler(settings.sampler);
 }
 
 void SubwordDrafter::reset(ByteView text, std::stop_token stop) {
@@ -136,7 +143,7 @@ void SubwordDrafter::extend(std::size_t boundary, std::size_t most, std::stop_to
   ChunkRequest request;
   request.stop = stop;
   Drawing mostProbable;
-  mostProbable.points.resize(most - 1);
+  mostProbable.keys.resize(most - 1);
   const Token token = m_steps[boundary];
   const TokenView drawn = m_runner->advanceDrawing(
       m_states[boundary], std::span(m_states).subspan(first, most), token, mostProbable, request);
@@ -156,25 +163,17 @@ void SubwordDrafter::keepBoundaries(std::size_t first, std::size_t count, std::s
   m_computed = first + count;
 }
 
-/// The most probable token that agrees with the bytes of the text behind this boundary, if any.
-SubwordDrafter::Choice SubwordDrafter::choose(std::size_t boundary, ByteView agree) const {
-  const std::span<const float> logits = m_logits[boundary];
-  if (agree.empty()) {
-    const Token best = argmax(logits);
-    if (m_tokenizer->bytes(best).empty()) return {};
-    return {best, m_settings.leastConfidence > 0 ? probabilityOfLargest(logits) : 1};
-  }
-  std::vector<Token> agreeing;
-  const auto [first, last] = m_tokenizer->startingWith(agree);
-  for (std::size_t i = first; i < last; ++i) agreeing.push_back(m_tokenizer->sortedTokens()[i]);
-  for (std::size_t length = 1; length < agree.size(); ++length) {
-    const Token shorter = m_tokenizer->find(agree.first(length));
-    if (shorter >= 0) agreeing.push_back(shorter);
-  }
-  if (agreeing.empty()) return {};
-  std::vector<float> chosen;
-  for (const Token token : agreeing) chosen.push_back(logits[static_cast<std::size_t>(token)]);
-  return {agreeing[static_cast<std::size_t>(argmax(chosen))], probabilityOfLargest(chosen)};
+/// The token to draft at the current boundary, if any.
+TokenChooser::Choice SubwordDrafter::choose(const Progress& progress) {
+  const std::span<const float> logits = m_logits[progress.boundary];
+  if (m_settings.sampler.isGreedy())
+    return m_chooser.mostProbable(logits, progress.agree, m_settings.leastConfidence > 0);
+  const Bytes& draft = progress.draft.bytes;
+  const std::size_t window = std::min(m_text.size(), m_settings.sampler.repetitionWindow);
+  Bytes recent(m_text.end() - static_cast<std::ptrdiff_t>(window), m_text.end());
+  recent.insert(recent.end(), draft.begin(), draft.end());
+  return m_chooser.draw(logits, progress.agree, m_sampler, m_text.size() + draft.size(),
+                        std::move(recent));
 }
 
 /// Takes the token of step i, and keeps the boundary behind it when it is the one taken before.
@@ -191,8 +190,8 @@ Draft SubwordDrafter::propose(std::size_t tokens, std::size_t maxBytes, std::sto
   if (!m_settings.healing) readPending(stop);
   Progress progress{.draft = {}, .agree = m_pending};
   while (!goOn(progress, tokens, maxBytes)) {
-    const bool canRunOn = progress.agree.empty() && m_settings.leastConfidence <= 0;
-    extend(progress.boundary - 1, canRunOn ? tokens - progress.draft.tokens.size() : 1, stop);
+    const bool runsOn = progress.agree.empty() && runnerCanChoose();
+    extend(progress.boundary - 1, runsOn ? tokens - progress.draft.tokens.size() : 1, stop);
   }
   // What was drawn behind them is not drafted.
   m_steps.resize(std::min(m_steps.size(), progress.boundary));
@@ -207,8 +206,8 @@ bool SubwordDrafter::goOn(Progress& progress, std::size_t tokens, std::size_t ma
   for (; draft.tokens.size() < tokens && draft.bytes.size() < maxBytes; ++progress.boundary) {
     if (progress.boundary >= m_computed) return false;
     ByteView& agree = progress.agree;
-    const Choice choice = choose(progress.boundary, agree);
-    const double confidence = progress.confidence * choice.probability;
+    const TokenChooser::Choice choice = choose(progress);
+    const double confidence = progress.confidence * choice.confidence;
     if (choice.token < 0 || confidence < m_settings.leastConfidence) break;
     progress.confidence = confidence;
     takeStep(progress.boundary, choice.token);
@@ -233,7 +232,7 @@ std::unique_ptr<RunnerPair> SubwordDrafter::pairWith(Runner& verifier) {
 /// chosen there. One token more than are drafted while there is text to agree with: the first may
 /// only re-read it.
 bool SubwordDrafter::prepare(std::size_t tokens, std::size_t maxBytes, const RunPass& run) {
-  if (!m_ready || !m_settings.healing || m_settings.leastConfidence > 0) return false;
+  if (!m_ready || !m_settings.healing || !runnerCanChoose()) return false;
   if (tokens == 0 || maxBytes == 0) return false;
   Progress progress{.draft = {}, .agree = m_pending};
   const bool fromBase = !m_unread.empty();

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "engine/decoding/drafter.h"
+#include "engine/decoding/token_chooser.h"
 #include "engine/model/devices.h"
 #include "engine/model/model.h"
 #include "engine/tokenizer/tokenizer.h"
@@ -20,7 +21,7 @@ class SubwordDrafter : public Drafter {
   std::string name() const override { return m_model->info().name; }
   const Model& model() const { return *m_model; }
   const Tokenizer& tokenizer() const { return *m_tokenizer; }
-  void configure(const DraftSettings& settings) override { m_settings = settings; }
+  void configure(const DraftSettings& settings) override;
 
   void reset(ByteView text, std::stop_token stop) override;
   Draft propose(std::size_t tokens, std::size_t maxBytes, std::stop_token stop) override;
@@ -32,11 +33,6 @@ class SubwordDrafter : public Drafter {
   static constexpr std::size_t kContextBytes = 4096;
 
  private:
-  struct Choice {
-    Token token = -1;
-    double probability = 0;  ///< among the tokens that agree with the text
-  };
-
   /// Pending bytes that are read as tokens now, whatever follows.
   struct Settled {
     std::vector<Token> tokens;
@@ -63,7 +59,11 @@ class SubwordDrafter : public Drafter {
   void reserveBoundaries(std::size_t count);
   void extend(std::size_t boundary, std::size_t most, std::stop_token stop);
   void takeStep(std::size_t i, Token token);
-  Choice choose(std::size_t boundary, ByteView agree) const;
+  /// Whether tokens are those that a runner can draw by itself: the most probable ones.
+  bool runnerCanChoose() const {
+    return m_settings.sampler.isGreedy() && m_settings.leastConfidence <= 0;
+  }
+  TokenChooser::Choice choose(const Progress& progress);
   std::size_t confirmedSteps(TokenView settledTokens) const;
   void moveBase(std::size_t steps);
   void dropPending(std::size_t bytes);
@@ -72,7 +72,9 @@ class SubwordDrafter : public Drafter {
   std::shared_ptr<const Model> m_model;
   std::shared_ptr<const Tokenizer> m_tokenizer;
   std::unique_ptr<Runner> m_runner;
+  TokenChooser m_chooser;
   DraftSettings m_settings;
+  Sampler m_sampler;
   Bytes m_text;                 ///< everything followed so far
   Bytes m_pending;              ///< end of m_text behind the base boundary
   std::vector<Token> m_unread;  ///< tokens before the base that its state has not read yet

@@ -43,14 +43,14 @@ struct Drawing {
   std::size_t topK = 0;
   double topP = 1;
   double minP = 0;
-  std::vector<double> points;  ///< in [0, 1), one for each token to draw
+  std::vector<std::uint64_t> keys;  ///< of the random numbers of each token to draw
 };
 
 /// When a runner lets a guessed token stand.
 struct Judgement {
   /// While fewer tokens than this are more probable; without it while `drawing` draws the token.
   std::optional<std::size_t> beta;
-  Drawing drawing;  ///< with a point for each guess
+  Drawing drawing;  ///< with a key for each guess
 };
 
 /// Throws RequestError for a chunk that is too long or holds a token outside the vocabulary.
@@ -85,7 +85,7 @@ class Runner {
 
   /// advance() over `first`, and then over tokens that the runner draws where the logits are, each
   /// after the one before it: no pass waits for the caller. Returns them, at most
-  /// drawing.points.size(); a runner that cannot draw returns none. They are what a Sampler draws
+  /// drawing.keys.size(); a runner that cannot draw returns none. They are what a Sampler draws
   /// from the same logits, but for rounding: draw again and rewind() where it differs. Of `to`, at
   /// least one, the i-th takes the state after i + 1 tokens, and the last what all lead to.
   virtual TokenView advanceDrawing(const State& from, std::span<State> to, Token first,

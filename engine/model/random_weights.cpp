@@ -54,7 +54,7 @@ ModelConfig shapeOf(std::size_t dModel, std::size_t layers, std::size_t vocabula
 }
 
 std::optional<ModelConfig> namedShape(std::string_view name) {
-  if (name == "4M") return shapeOf(256, 6, 4096);
+  if (name == "4M") return shapeOf(384, 3, 4096);
   if (name == "14M") return shapeOf(512, 8, 256);
   if (name == "20M") return shapeOf(512, 12, 256);
   if (name == "130M") return shapeOf(768, 24, 50280);

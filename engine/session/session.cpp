@@ -175,7 +175,7 @@ void Session::prepare(const GenerationSettings& settings, SessionListener& liste
                       std::stop_token stop) {
   score(listener, stop);
   if (!speculates(settings)) return;
-  m_drafter->configure({settings.healing, settings.leastConfidence});
+  m_drafter->configure({settings.healing, settings.leastConfidence, settings.sampler});
   m_drafter->reset(m_text, stop);
 }
 

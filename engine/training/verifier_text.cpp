@@ -57,6 +57,8 @@ Bytes makePart(std::size_t part, ByteView text, const WritingOptions& options, c
                std::stop_token stop) {
   WritingOptions own = options;
   own.sampler.seed = mix(options.sampler.seed, part);
+  if (const auto& turns = options.temperatures; !turns.empty())
+    own.sampler.temperature = turns[part % turns.size()];
   Author author(model, own, std::move(stop));
   std::size_t place = static_cast<std::size_t>(part * text.size() / options.parts());
   Bytes prompt(options.read);
@@ -93,10 +95,12 @@ std::vector<Bytes> makeParts(std::size_t first, std::size_t count, ByteView text
 }
 
 nlohmann::json describe(const WritingOptions& o) {
-  return {{"bytes", o.bytes},        {"read", o.read},
-          {"write", o.write},        {"temperature", o.sampler.temperature},
-          {"top_k", o.sampler.topK}, {"top_p", o.sampler.topP},
-          {"min_p", o.sampler.minP}, {"seed", o.sampler.seed}};
+  nlohmann::json json = {{"bytes", o.bytes},        {"read", o.read},
+                         {"write", o.write},        {"temperature", o.sampler.temperature},
+                         {"top_k", o.sampler.topK}, {"top_p", o.sampler.topP},
+                         {"min_p", o.sampler.minP}, {"seed", o.sampler.seed}};
+  if (!o.temperatures.empty()) json["temperature"] = o.temperatures;
+  return json;
 }
 
 }  // namespace

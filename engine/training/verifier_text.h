@@ -28,6 +28,8 @@ struct WritingOptions {
   std::size_t read = 192;         ///< bytes of the text before each of its stretches
   std::size_t write = 192;        ///< bytes of a stretch
   SamplerSettings sampler;        ///< as the drafter's verifier will draw; greedy by default
+  /// Of the parts in turn, in place of the sampler's, where it will draw in several ways.
+  std::vector<double> temperatures;
 
   /// Stretches that one state goes through.
   static constexpr std::size_t kStretches = 32;

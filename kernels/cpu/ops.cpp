@@ -1,6 +1,7 @@
 // Compiles the vector operations for every instruction set and lists those this processor has.
 #include "kernels/cpu/ops.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -119,6 +120,34 @@ float exponentials(const float* x, std::size_t count, float shift, float scale, 
   return total;
 }
 
+/// 31 random bits of each number from `first` on: MurmurHash3's finaliser, the key in two places.
+HWY_INLINE hn::Vec<WordTag> randomBits(std::uint64_t key, std::uint32_t first) {
+  const WordTag du;
+  const auto times = [&](auto h, std::uint32_t factor)
+                         HWY_ATTR { return hn::Mul(h, hn::Set(du, factor)); };
+  auto h = hn::Add(times(hn::Iota(du, first), 0x9e3779b9u),
+                   hn::Set(du, static_cast<std::uint32_t>(key)));
+  h = times(hn::Xor(h, hn::ShiftRight<16>(h)), 0x85ebca6bu);
+  h = hn::Xor(h, hn::Set(du, static_cast<std::uint32_t>(key >> 32)));
+  h = times(hn::Xor(h, hn::ShiftRight<13>(h)), 0xc2b2ae35u);
+  return hn::ShiftRight<1>(hn::Xor(h, hn::ShiftRight<16>(h)));
+}
+
+void arrivals(std::uint64_t key, std::size_t count, float* times) {
+  const FloatTag d;
+  const hn::RebindToSigned<FloatTag> di;
+  HWY_ALIGN float group[kLanes];
+  for (std::size_t i = 0; i < count; i += kLanes) {
+    const auto bits = hn::BitCast(di, randomBits(key, static_cast<std::uint32_t>(i)));
+    // In (0, 1): finest near 0, where the improbable wins its races.
+    const Floats uniform =
+        hn::Min(hn::Mul(hn::Add(hn::ConvertTo(d, bits), hn::Set(d, 0.5f)), hn::Set(d, 0x1p-31f)),
+                hn::Set(d, 1 - 0x1p-24f));
+    hn::Store(hn::Neg(hn::Log1p(d, hn::Neg(uniform))), d, group);
+    std::copy_n(group, std::min(kLanes, count - i), times + i);
+  }
+}
+
 std::size_t argmax(const float* x, std::size_t count) {
   const float top = largest(x, count);
   std::size_t i = 0;
@@ -127,8 +156,8 @@ std::size_t argmax(const float* x, std::size_t count) {
 }
 
 const Ops& ops() {
-  static const Ops table = {matmul,          norm,         convolve, scan, reduceTaps,
-                            softplusInPlace, exponentials, argmax};
+  static const Ops table = {matmul,          norm,         convolve, scan,  reduceTaps,
+                            softplusInPlace, exponentials, arrivals, argmax};
   return table;
 }
 

@@ -112,6 +112,9 @@ struct Ops {
   /// weights[i] = exp((x[i] - shift) · scale), no less than 2^-126. Returns their sum.
   float (*exponentials)(const float* x, std::size_t count, float shift, float scale,
                         float* weights);
+  /// times[i] = an exponentially distributed number, mean 1, that is a pure function of `key` and
+  /// i.
+  void (*arrivals)(std::uint64_t key, std::size_t count, float* times);
   /// Index of the first largest value.
   std::size_t (*argmax)(const float* x, std::size_t count);
 };

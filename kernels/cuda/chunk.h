@@ -109,7 +109,7 @@ struct Drawing {
   std::uint32_t topK = 0;  ///< 0 for all
   double topP = 1;
   double minP = 0;
-  double points[kMostTokens] = {};  ///< in [0, 1), one for each token that is drawn
+  std::uint64_t keys[kMostTokens] = {};  ///< of the random numbers of each token that is drawn
 };
 
 struct ChunkRun {

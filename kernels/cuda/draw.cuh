@@ -14,10 +14,8 @@ struct alignas(16) DrawMemory {
   float logits[kComputeThreads];
   float sorted[kComputeThreads];
   float warpSums[kComputeWarps];
-  float kept;
   float best[kComputeWarps];
   int bestToken[kComputeWarps];
-  int sortedToken[kComputeThreads];
 };
 
 /// Compute threads for which a condition holds. All of them meet.
@@ -85,28 +83,34 @@ __device__ inline int rankOf(float logit, DrawMemory& memory) {
   return rank;
 }
 
-/// Draws with all compute threads, each of which brings the logit of its token; those behind the
-/// vocabulary bring nothing. All get the token.
-__device__ inline int drawToken(const Drawing& drawing, int vocabulary, float logit, float point,
-                                DrawMemory& memory) {
+/// The exponentially distributed number of token `i`, as Ops::arrivals makes it.
+__device__ inline float arrival(std::uint64_t key, std::uint32_t i) {
+  std::uint32_t h = i * 0x9e3779b9u + static_cast<std::uint32_t>(key);
+  h = (h ^ h >> 16) * 0x85ebca6bu ^ static_cast<std::uint32_t>(key >> 32);
+  h = (h ^ h >> 13) * 0xc2b2ae35u;
+  const float uniform =
+      fminf((static_cast<float>((h ^ h >> 16) >> 1) + 0.5f) * 0x1p-31f, 1 - 0x1p-24f);
+  // -log(1 - uniform); for a small one by its series, as the difference would round it away.
+  const float series =
+      uniform * fmaf(uniform, fmaf(uniform, fmaf(uniform, 0.25f, 1.0f / 3), 0.5f), 1.0f);
+  return uniform < 0.05f ? series : -kLn2 * logarithm2(1.0f - uniform);
+}
+
+/// Whether the token of this thread stays by top-k, top-p and min-p. All compute threads meet.
+__device__ inline bool isKept(const Drawing& drawing, int vocabulary, float logit, float weight,
+                              DrawMemory& memory) {
   const int thread = threadIdx.x;
   const int warp = thread / 32;
-  if (thread >= vocabulary) logit = Best{}.logit;
-  const Best best = bestOfBlock({logit, thread}, memory);
-  if (drawing.temperature <= 0) return best.token;
-
   // Most probable first.
   const int rank = rankOf(logit, memory);
-  const float scale = kLog2E / static_cast<float>(drawing.temperature);
-  memory.sorted[rank] = power2((logit - best.logit) * scale);
-  memory.sortedToken[rank] = thread;
+  memory.sorted[rank] = weight;
   meet();
 
   // Sums over those before and including the thread's, of the k that may stay.
   int kept = vocabulary;
   if (drawing.topK > 0) kept = min(kept, static_cast<int>(drawing.topK));
-  const float weight = thread < kept ? memory.sorted[thread] : 0.0f;
-  float sum = weight;
+  const float own = thread < kept ? memory.sorted[thread] : 0.0f;
+  float sum = own;
   for (int offset = 1; offset < 32; offset *= 2) {
     const float before = __shfl_up_sync(~0u, sum, offset);
     if (thread % 32 >= offset) sum += before;
@@ -119,13 +123,26 @@ __device__ inline int drawToken(const Drawing& drawing, int vocabulary, float lo
     total += memory.warpSums[w];
   }
   const auto topP = static_cast<float>(drawing.topP);
-  if (topP < 1) kept = max(1, countThreads(thread < kept && sum - weight < topP * total));
+  if (topP < 1) kept = max(1, countThreads(thread < kept && sum - own < topP * total));
   const auto minP = static_cast<float>(drawing.minP);
-  if (minP > 0) kept = max(1, countThreads(thread < kept && weight >= minP * memory.sorted[0]));
-  if (thread == kept - 1) memory.kept = sum;
-  meet();
-  const int before = countThreads(thread < kept && sum <= point * memory.kept);
-  return memory.sortedToken[min(before, kept - 1)];
+  if (minP > 0) kept = max(1, countThreads(thread < kept && own >= minP * memory.sorted[0]));
+  return rank < kept;
+}
+
+/// Draws with all compute threads, each of which brings the logit of its token; those behind the
+/// vocabulary bring nothing. All get the token.
+__device__ inline int drawToken(const Drawing& drawing, int vocabulary, float logit,
+                                std::uint64_t key, DrawMemory& memory) {
+  const int thread = threadIdx.x;
+  if (thread >= vocabulary) logit = Best{}.logit;
+  const Best best = bestOfBlock({logit, thread}, memory);
+  if (drawing.temperature <= 0) return best.token;
+  const float scale = kLog2E / static_cast<float>(drawing.temperature);
+  const float weight = power2((logit - best.logit) * scale);
+  const bool keepsAll = drawing.topK == 0 && drawing.topP >= 1 && drawing.minP <= 0;
+  const bool races = keepsAll || isKept(drawing, vocabulary, logit, weight, memory);
+  const float speed = races ? weight : 0.0f;
+  return bestOfBlock({-arrival(key, thread) * reciprocal(speed), thread}, memory).token;
 }
 
 }  // namespace mb::cuda

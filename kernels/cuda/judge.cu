@@ -36,8 +36,8 @@ __global__ void __launch_bounds__(kComputeThreads)
     const int better = countThreads(thread < a.vocabulary && logit > logits[guess]);
     stands = static_cast<std::uint32_t>(better) < a.judgement.beta;
   } else {
-    const auto point = static_cast<float>(a.judgement.drawing.points[i]);
-    stands = drawToken(a.judgement.drawing, a.vocabulary, logit, point, memory) == guess;
+    const Drawing& drawing = a.judgement.drawing;
+    stands = drawToken(drawing, a.vocabulary, logit, drawing.keys[i], memory) == guess;
   }
   if (thread == 0) a.stands[i] = stands;
 }

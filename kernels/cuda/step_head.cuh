@@ -75,7 +75,7 @@ __device__ int Step<PAIRS>::drawFromAll(const uint4* logits) {
     return isOf(logit, m_sequence);
   });
   return drawToken(a.drawing, vocabulary, __uint_as_float(logit.x),
-                   static_cast<float>(a.drawing.points[max(drawIndex(), 0)]), drawMemory());
+                   a.drawing.keys[max(drawIndex(), 0)], drawMemory());
 }
 
 /// The most probable token, of those that the blocks found among theirs.

@@ -173,6 +173,24 @@ class DistillationTest : public QObject {
     QVERIFY(writeAll(text, options, 3) != expected);
   }
 
+  void partsTakeTurnsAtTheTemperatures() {
+    WritingOptions options = shortWriting();
+    const Bytes text = excerpt(700);
+    const Bytes greedy = writeAll(text, options, 1);
+    options.sampler.temperature = 1;
+    const Bytes sampled = writeAll(text, options, 1);
+    options.temperatures = {0, 1};
+    const Bytes both = writeAll(text, options, 2);
+    QCOMPARE(both.size(), greedy.size());
+    const auto partOf = [&](const Bytes& bytes, std::size_t part) {
+      return toText(ByteView(bytes).subspan(part * options.partBytes(), options.partBytes()));
+    };
+    for (std::size_t part = 0; part < options.parts(); ++part) {
+      QVERIFY(partOf(greedy, part) != partOf(sampled, part));
+      QVERIFY(partOf(both, part) == partOf(part % 2 == 0 ? greedy : sampled, part));
+    }
+  }
+
   void goesOnWhereItWasStopped() {
     const WritingOptions options = shortWriting();
     const Bytes text = excerpt(700);

@@ -89,7 +89,7 @@ class CountingModel : public ForwardingModel {
         m_runner->advance(i == 0 ? from : to[std::min(i, to.size()) - 1],
                           to[std::min(i, to.size() - 1)], {&m_tokens.back(), 1}, request);
         keepLogits(0);
-        if (i == drawing.points.size()) break;
+        if (i == drawing.keys.size()) break;
         m_tokens.push_back(argmax(m_logits.back()));
       }
       return TokenView(m_tokens).subspan(1);
@@ -173,6 +173,9 @@ Bytes excerpt(std::size_t first, std::size_t size) {
   return toBytes(std::string_view(kText).substr(first, size));
 }
 
+const SamplerSettings kGreedy;
+const SamplerSettings kWarm{.temperature = 0.8, .topP = 0.98, .seed = 11};
+
 /// Texts by what makes them hard to follow.
 Bytes textOf(const QString& kind, std::size_t trial) {
   Random random(static_cast<std::uint32_t>(trial));
@@ -203,12 +206,16 @@ class DrafterTest : public QObject {
     QTest::addColumn<QString>("kind");
     QTest::addColumn<bool>("bundled");
     QTest::addColumn<bool>("draws");
-    for (const bool draws : {false, true})
-      for (const char* kind :
-           {"prose", "paragraphs", "contractions", "quotes", "long pieces", "random bytes", "book"})
-        QTest::addRow("%s%s", kind, draws ? ", model draws" : "") << kind << false << draws;
-    QTest::newRow("prose, bundled drafter") << "prose" << true << false;
-    QTest::newRow("book, bundled drafter") << "book" << true << true;
+    QTest::addColumn<bool>("warm");
+    for (const char* kind :
+         {"prose", "paragraphs", "contractions", "quotes", "long pieces", "random bytes", "book"}) {
+      QTest::addRow("%s", kind) << kind << false << false << false;
+      QTest::addRow("%s, model draws", kind) << kind << false << true << false;
+      QTest::addRow("%s, sampled", kind) << kind << false << true << true;
+    }
+    QTest::newRow("prose, bundled drafter") << "prose" << true << false << false;
+    QTest::newRow("book, bundled drafter") << "book" << true << true << false;
+    QTest::newRow("book, bundled drafter, sampled") << "book" << true << false << true;
   }
   // Any interleaving of propose, append and reset ends where a drafter that read the text at once
   // is. What is appended is now what was proposed, now what the text says.
@@ -216,7 +223,8 @@ class DrafterTest : public QObject {
     QFETCH(QString, kind);
     QFETCH(bool, bundled);
     QFETCH(bool, draws);
-    Pairing drafters(bundled, {}, draws);
+    QFETCH(bool, warm);
+    Pairing drafters(bundled, {.sampler = warm ? kWarm : kGreedy}, draws);
     for (std::size_t trial = 0; trial < (bundled ? 3 : 12); ++trial) {
       const Bytes source = textOf(kind, trial);
       Random random(static_cast<std::uint32_t>(100 + trial));
@@ -358,12 +366,18 @@ class DrafterTest : public QObject {
     QVERIFY(healing ? healed > 20 : healed == 0);
   }
 
+  void confidenceOnlyShortensADraft_data() {
+    QTest::addColumn<bool>("warm");
+    QTest::newRow("greedy") << false;
+    QTest::newRow("sampled") << true;
+  }
   void confidenceOnlyShortensADraft() {
+    QFETCH(bool, warm);
     SubwordDrafter drafter(draftModel(true), bundledTokenizer());
     for (const std::size_t first : {300u, 7000u, 21000u}) {
       Draft longer;
       for (const double confidence : {0.0, 0.1, 0.4, 0.8, 1.0}) {
-        drafter.configure({.healing = true, .leastConfidence = confidence});
+        drafter.configure({true, confidence, warm ? kWarm : kGreedy});
         drafter.reset(excerpt(first, 150), {});
         const Draft draft = drafter.propose(6, 60, {});
         if (confidence == 0) QCOMPARE(draft.tokens.size(), std::size_t{6});

@@ -98,7 +98,7 @@ class DrawingModel : public ForwardingModel {
     TokenView advanceDrawing(const State& from, std::span<State> to, Token first,
                              const Drawing& drawing, const ChunkRequest& request) override {
       m_tokens.assign(1, first);
-      for (std::size_t i = 0; i < drawing.points.size() && m_tokens.size() < maxChunk(); ++i) {
+      for (std::size_t i = 0; i < drawing.keys.size() && m_tokens.size() < maxChunk(); ++i) {
         const Byte right = m_model.m_text.at(from.position() + m_tokens.size());
         const bool wrong = m_model.m_wrongEvery && m_model.drawn++ % m_model.m_wrongEvery == 0;
         m_tokens.push_back(wrong ? right ^ 1 : right);
@@ -161,7 +161,7 @@ class JudgingModel : public ForwardingModel {
                *judgement.beta;
       }
       m_model.toldPoints &=
-          judgement.drawing.points.at(index - 1) == uniform01(m_model.m_sampler.seed, position);
+          judgement.drawing.keys.at(index - 1) == mix(m_model.m_sampler.seed, position);
       return Sampler(m_model.m_sampler).draw(logits, position, TokenView()) == token;
     }
 
@@ -552,6 +552,7 @@ class GeneratorTest : public QObject {
     Run(drafter).write(1, settings);
     QCOMPARE(drafter->settings.healing, false);
     QCOMPARE(drafter->settings.leastConfidence, 0.3);
+    QVERIFY(drafter->settings.sampler == kSampled);
   }
 
   void aStopLeavesWhatWasReportedAndALaterRunGoesOn_data() {

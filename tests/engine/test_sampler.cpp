@@ -268,6 +268,41 @@ class SamplerTest : public QObject {
     }
   }
 
+  // Two distributions at a total variation distance D agree at least as often as (1 - D) / (1 + D),
+  // and the larger the lead, the surer.
+  void similarLogitsMostlyDrawTheSame() {
+    Random random(8);
+    Sampler sampler({.temperature = 1, .seed = 4});
+    double agreed = 0, expected = 0, leading = 0, leadersAgreed = 0;
+    constexpr int kDraws = 4000;
+    for (std::uint64_t i = 0; i < kDraws; ++i) {
+      const Logits one = randomLogits(random, 40, 3);
+      Logits two = one;
+      for (float& logit : two) logit += random.uniform(-0.5f, 0.5f);
+      const auto p = probabilities(one, 1), q = probabilities(two, 1);
+      double distance = 0;
+      for (std::size_t t = 0; t < p.size(); ++t) distance += std::abs(p[t] - q[t]) / 2;
+      const Sampler::Outcome outcome = sampler.race(one, i, TokenView());
+      const bool same = outcome.token == sampler.draw(two, i, TokenView());
+      QVERIFY(outcome.lead >= 1);
+      agreed += same;
+      expected += (1 - distance) / (1 + distance);
+      if (outcome.lead < 3) continue;  // more than two weights can be off by, each by exp(1/2)
+      ++leading;
+      leadersAgreed += same;
+    }
+    QVERIFY2(agreed > expected - 100 && agreed < kDraws,
+             qPrintable(QString("%1, at least %2").arg(agreed).arg(expected)));
+    QVERIFY(leading > 1000);
+    QCOMPARE(leadersAgreed, leading);
+  }
+
+  void withoutARaceNothingTakesTheLead() {
+    const Logits logits{1, 2, 3};
+    QVERIFY(std::isinf(Sampler({}).race(logits, 0, TokenView()).lead));
+    QVERIFY(std::isinf(Sampler({.temperature = 1, .topK = 1}).race(logits, 0, TokenView()).lead));
+  }
+
   void seedsAndPositionsMatter() {
     const Logits even(256);
     int sameSeed = 0, samePosition = 0;

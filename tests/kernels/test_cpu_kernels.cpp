@@ -458,6 +458,36 @@ class CpuKernelsTest : public QObject {
     }
   }
 
+  void arrivals_data() {
+    matmul_data();
+  }
+  void arrivals() {
+    const Ops& ops = *levelOf(fetchLevel()).ops;
+    constexpr std::size_t kCount = 20000;
+    std::vector<float> times(kCount + 1, -1.0f);
+    ops.arrivals(0x123456789abcdef, kCount, times.data());
+    QCOMPARE(times[kCount], -1.0f);
+    // -log of what is left of (0, 1): as often below -log(1 - p) as p says, at both ends too.
+    for (const double p : {0.002, 0.1, 0.5, 0.9, 0.998}) {
+      const auto below = std::ranges::count_if(
+          times, [&](float time) { return time >= 0 && time < -std::log1p(-p); });
+      const double deviation = std::sqrt(kCount * p * (1 - p));
+      QVERIFY2(std::abs(static_cast<double>(below) - kCount * p) < 4 * deviation,
+               qPrintable(QString("%1 below quantile %2").arg(below).arg(p)));
+    }
+    QVERIFY(std::ranges::all_of(times.begin(), times.end() - 1, [](float t) { return t > 0; }));
+    // The same whatever the number and the instruction set; another key, other numbers.
+    std::vector<float> few(5), other(5), reference(5);
+    ops.arrivals(0x123456789abcdef, 5, few.data());
+    ops.arrivals(0x123456789abcdee, 5, other.data());
+    fastestOps().arrivals(0x123456789abcdef, 5, reference.data());
+    for (std::size_t i = 0; i < few.size(); ++i) {
+      QCOMPARE(few[i], times[i]);
+      QVERIFY(std::abs(few[i] - reference[i]) <= 1e-6f * reference[i]);
+      QVERIFY(other[i] != few[i]);
+    }
+  }
+
   void exponentialsAndArgmax_data() {
     matmul_data();
   }
