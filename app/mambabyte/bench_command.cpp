@@ -5,6 +5,7 @@
 #include "app/mambabyte/command.h"
 #include "engine/benchmark/benchmark.h"
 #include "engine/benchmark/training_benchmark.h"
+#include "engine/decoding/subword_drafter.h"
 #include "engine/error.h"
 #include "engine/evaluation/acceptance.h"
 #include "engine/export/run_export.h"
@@ -62,9 +63,8 @@ nlohmann::json print(const BenchmarkResult& result) {
 
 nlohmann::json runSpeculation(const Arguments& arguments, ModelLoader& loader,
                               std::shared_ptr<const Model> verifier) {
-  const auto draft = loader.open(modelFolder(arguments.draft, "books-draft"));
-  const auto drafter = std::make_shared<SubwordDrafter>(
-      draft, std::make_shared<const Tokenizer>(draft->info().tokenizer));
+  const auto drafter =
+      openDrafter(loader, modelFolder(arguments.draft, "books-draft"), interruption());
   GenerationSettings settings = arguments.settings;
   settings.speculation = arguments.speculate == "topb" ? Speculation::TopBeta : Speculation::Exact;
   const Bytes text =

@@ -423,6 +423,16 @@ class CliTest : public QObject {
     QVERIFY(refused({"--file", excerpt(), "--tokenizer", path(folder / "short")}, "short"));
   }
 
+  void aByteModelIsNoDrafter() {
+    const QString books = path(test::bundledFolder("books"));
+    const Result benched = run({"bench", "speculate", "--device", "cpu", "--draft", books});
+    const Result generated = run({"generate", "--prompt", "It was", "--draft", books});
+    for (const Result& result : {benched, generated}) {
+      QCOMPARE(result.status, kFailed);
+      QVERIFY2(result.err.contains("expected a subword model with a tokenizer.json"), result.err);
+    }
+  }
+
   void helpGoesToStandardOutput_data() {
     QTest::addColumn<QStringList>("arguments");
     QTest::newRow("program") << QStringList{"--help"};
