@@ -38,11 +38,16 @@ Token argmax(std::span<const float> logits) {
   return static_cast<Token>(std::ranges::max_element(logits) - logits.begin());
 }
 
-double probabilityOfLargest(std::span<const float> logits) {
+float weigh(std::span<const float> logits, float scale, std::vector<float>& weights) {
   const cpu::Ops& ops = cpu::fastestOps();
   const float top = logits[ops.argmax(logits.data(), logits.size())];
-  std::vector<float> weights(logits.size());
-  return 1.0 / ops.exponentials(logits.data(), logits.size(), top, 1, weights.data());
+  weights.resize(logits.size());
+  return ops.exponentials(logits.data(), logits.size(), top, scale, weights.data());
+}
+
+double probabilityOfLargest(std::span<const float> logits) {
+  std::vector<float> weights;
+  return 1.0 / weigh(logits, 1, weights);
 }
 
 Sampler::Outcome Sampler::race(std::span<const float> logits, std::uint64_t position,
@@ -61,11 +66,11 @@ Sampler::Outcome Sampler::race(std::span<const float> logits, std::uint64_t posi
   cpu::fastestOps().arrivals(mix(m_settings.seed, position), adjusted.size(), m_arrivals.data());
   Finish finish;
   if (keepsAll(adjusted.size())) {
-    weighAll(adjusted);
+    weigh(adjusted, static_cast<float>(std::min(1 / m_settings.temperature, 1e30)), m_weights);
     for (std::size_t i = 0; i < m_weights.size(); ++i)
       finish.pass(static_cast<Token>(i), m_arrivals[i] / m_weights[i]);
   } else {
-    weigh(adjusted);
+    sortByWeight(adjusted);
     restrict();
     for (const auto& [token, weight] : m_choices)
       finish.pass(token, m_arrivals[static_cast<std::size_t>(token)] / weight);
@@ -76,15 +81,6 @@ Sampler::Outcome Sampler::race(std::span<const float> logits, std::uint64_t posi
 bool Sampler::keepsAll(std::size_t tokens) const {
   const bool allOfTopK = m_settings.topK == 0 || m_settings.topK >= tokens;
   return allOfTopK && m_settings.topP >= 1 && m_settings.minP <= 0;
-}
-
-/// Unnormalised probabilities at the temperature.
-void Sampler::weighAll(std::span<const float> logits) {
-  const cpu::Ops& ops = cpu::fastestOps();
-  const float top = logits[ops.argmax(logits.data(), logits.size())];
-  const auto scale = static_cast<float>(std::min(1 / m_settings.temperature, 1e30));
-  m_weights.resize(logits.size());
-  ops.exponentials(logits.data(), logits.size(), top, scale, m_weights.data());
 }
 
 std::span<const float> Sampler::penalized(std::span<const float> logits, TokenView recent) {
@@ -102,7 +98,7 @@ std::span<const float> Sampler::penalized(std::span<const float> logits, TokenVi
 }
 
 /// Unnormalised probabilities at the temperature, most probable first; only the top k are sorted.
-void Sampler::weigh(std::span<const float> logits) {
+void Sampler::sortByWeight(std::span<const float> logits) {
   m_choices.clear();
   for (std::size_t i = 0; i < logits.size(); ++i)
     m_choices.push_back({static_cast<Token>(i), logits[i]});

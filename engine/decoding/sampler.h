@@ -70,8 +70,7 @@ class Sampler {
   }
   std::span<const float> penalized(std::span<const float> logits, TokenView recent);
   bool keepsAll(std::size_t tokens) const;
-  void weighAll(std::span<const float> logits);
-  void weigh(std::span<const float> logits);
+  void sortByWeight(std::span<const float> logits);
   void restrict();
 
   SamplerSettings m_settings;
@@ -83,6 +82,10 @@ class Sampler {
 
 /// Index of the largest value, the first one when several are.
 Token argmax(std::span<const float> logits);
+
+/// weights[i] = exp((logits[i] - the largest) · scale), one for each logit, of which there is at
+/// least one. Returns their sum.
+float weigh(std::span<const float> logits, float scale, std::vector<float>& weights);
 
 /// Softmax probability of the largest logit; there is at least one.
 double probabilityOfLargest(std::span<const float> logits);

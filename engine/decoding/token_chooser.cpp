@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/cpu/ops.h"
-
 namespace mb {
 
 namespace {
@@ -85,11 +83,8 @@ TokenChooser::Choice TokenChooser::mostProbable(std::span<const float> logits, B
 }
 
 void TokenChooser::sumWeights(std::span<const float> logits) {
-  const cpu::Ops& ops = cpu::fastestOps();
   const auto sorted = m_tokenizer->sortedTokens();
-  m_weights.resize(logits.size());
-  ops.exponentials(logits.data(), logits.size(), logits[ops.argmax(logits.data(), logits.size())],
-                   1, m_weights.data());
+  weigh(logits, 1, m_weights);
   m_sums.resize(sorted.size() + 1);
   for (std::size_t i = 0; i < sorted.size(); ++i)
     m_sums[i + 1] = m_sums[i] + static_cast<double>(m_weights[static_cast<std::size_t>(sorted[i])]);

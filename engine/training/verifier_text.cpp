@@ -99,7 +99,7 @@ nlohmann::json describe(const WritingOptions& o) {
                          {"write", o.write},        {"temperature", o.sampler.temperature},
                          {"top_k", o.sampler.topK}, {"top_p", o.sampler.topP},
                          {"min_p", o.sampler.minP}, {"seed", o.sampler.seed}};
-  if (!o.temperatures.empty()) json["temperature"] = o.temperatures;
+  if (o.temperatures.size() > 1) json["temperature"] = o.temperatures;
   return json;
 }
 
