@@ -228,11 +228,13 @@ std::span<const float> CudaRunner::logits(std::size_t index) const {
   return {m_workspace.logits.data() + index * m_config.vocabSize, m_config.vocabSize};
 }
 
-std::unique_ptr<RunnerPair> CudaRunner::pairWith(Runner& drafter, const TokenBytes& bytes) {
+std::unique_ptr<RunnerPair> CudaRunner::pairWith(Runner& drafter,
+                                                 std::shared_ptr<const TokenTree> tokens) {
   auto* other = dynamic_cast<CudaRunner*>(&drafter);
   if (!other || other == this || other->m_device != m_device || !other->canDraft() || !canVerify())
     return nullptr;
-  return onDevice(m_device, [&] { return std::make_unique<CudaRunnerPair>(*other, *this, bytes); });
+  return onDevice(
+      m_device, [&] { return std::make_unique<CudaRunnerPair>(*other, *this, std::move(tokens)); });
 }
 
 bool CudaRunner::canDraft() const {
@@ -243,14 +245,13 @@ bool CudaRunner::canVerify() const {
   return m_config.isByteLevel() && cuda::canJudge(*m_weights);
 }
 
-void CudaRunner::startDraft(const DraftPass& pass, const cuda::Agreement& agreement,
-                            cudaStream_t stream) {
+void CudaRunner::startDraft(const DraftPass& pass, cuda::ChunkRun chunk, cudaStream_t stream) {
   const std::size_t draws = pass.to.size();
   assert(draws > 0 && !pass.known.empty() && pass.known.size() + draws - 1 <= m_most);
   checkChunk(m_config, pass.known, m_most);
   start(pass.known, {});
   m_traced = false;
-  cuda::ChunkRun chunk{.tokens = pass.known};
+  chunk.tokens = pass.known;
   chunk.stateIn = readable(m_device, *pass.from);
   std::vector<float*> states(pass.known.size() - 1, writable(m_device, pass.to.front()));
   for (State& state : pass.to) states.push_back(writable(m_device, state));
@@ -258,7 +259,7 @@ void CudaRunner::startDraft(const DraftPass& pass, const cuda::Agreement& agreem
   chunk.logits = true;
   chunk.draws = static_cast<std::uint32_t>(draws);
   chunk.readsLast = false;
-  chunk.agreement = agreement;
+  chunk.drawing = drawingOf(pass.drawing, pass.drawing.keys.size());
   cuda::runChunk(*m_weights, m_workspace, chunk, stream);
 }
 

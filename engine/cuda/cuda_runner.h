@@ -29,7 +29,8 @@ class CudaRunner : public Runner {
   void rewind(const State& from, State& to, std::size_t kept) override;
   std::span<const float> logits(std::size_t index) const override;
   const TapBlock& taps() const override { return m_taps; }
-  std::unique_ptr<RunnerPair> pairWith(Runner& drafter, const TokenBytes& bytes) override;
+  std::unique_ptr<RunnerPair> pairWith(Runner& drafter,
+                                       std::shared_ptr<const TokenTree> tokens) override;
 
   // For a pair of runners on one device. What starts is in `stream` when the call returns; it has
   // to be waited for before the call that finishes it, and before any other pass.
@@ -39,7 +40,9 @@ class CudaRunner : public Runner {
   const cuda::Workspace& workspace() const { return m_workspace; }
   const ModelConfig& config() const { return m_config; }
   bool canDraft() const;
-  void startDraft(const DraftPass& pass, const cuda::Agreement& agreement, cudaStream_t stream);
+  bool canSampleDrafts() const { return cuda::canDrawFromTree(m_workspace); }
+  /// `chunk` says which tokens agree, and of which tree they are, if any.
+  void startDraft(const DraftPass& pass, cuda::ChunkRun chunk, cudaStream_t stream);
   TokenView finishDraft(const DraftPass& pass);
   bool canVerify() const;
   /// Takes the chunk from `list`; in this runner's own stream.

@@ -12,13 +12,20 @@
 namespace mb {
 
 static_assert(DraftPass::kMostAgreeing <= cuda::kMostTokens);
+static_assert(DraftPass::kMostKeys <= cuda::kMostTokens);
 
-CudaRunnerPair::CudaRunnerPair(CudaRunner& drafter, CudaRunner& verifier, const TokenBytes& bytes)
-    : m_drafter(drafter), m_verifier(verifier), m_list(1), m_copy(1) {
+CudaRunnerPair::CudaRunnerPair(CudaRunner& drafter, CudaRunner& verifier,
+                               std::shared_ptr<const TokenTree> tokens)
+    : m_drafter(drafter), m_verifier(verifier), m_tokens(std::move(tokens)), m_list(1), m_copy(1) {
+  uploadSpelling();
+  if (samples()) uploadTree();
+}
+
+void CudaRunnerPair::uploadSpelling() {
   std::vector<std::uint32_t> begins{0};
   Bytes all;
-  for (std::size_t token = 0; token < drafter.config().vocabSize; ++token) {
-    const ByteView own = bytes(static_cast<Token>(token));
+  for (std::size_t token = 0; token < m_drafter.config().vocabSize; ++token) {
+    const ByteView own = m_tokens->tokenizer().bytes(static_cast<Token>(token));
     all.insert(all.end(), own.begin(), own.end());
     begins.push_back(static_cast<std::uint32_t>(all.size()));
   }
@@ -28,20 +35,42 @@ CudaRunnerPair::CudaRunnerPair(CudaRunner& drafter, CudaRunner& verifier, const 
   m_bytes.upload(all.data(), all.size());
 }
 
+void CudaRunnerPair::uploadTree() {
+  const std::span<const Token> sorted = m_tokens->tokenizer().sortedTokens();
+  m_sorted = cuda::DeviceArray<std::int32_t>(sorted.size());
+  m_sorted.upload(sorted.data(), sorted.size());
+  std::vector<std::int32_t> places(m_drafter.config().vocabSize, -1);
+  for (std::size_t i = 0; i < sorted.size(); ++i)
+    places[static_cast<std::size_t>(sorted[i])] = static_cast<std::int32_t>(i);
+  m_places = cuda::DeviceArray<std::int32_t>(places.size());
+  m_places.upload(places.data(), places.size());
+  std::vector<cuda::TokenNode> nodes;
+  for (const TokenTree::Node& node : m_tokens->nodes())
+    nodes.push_back({node.first, node.last, node.whole, node.children, node.childCount, node.byte});
+  m_nodes = cuda::DeviceArray<cuda::TokenNode>(nodes.size());
+  m_nodes.upload(nodes.data(), nodes.size());
+}
+
 RunnerPair::Outcome CudaRunnerPair::run(const DraftPass& draft, const VerifyPass& verify,
                                         const ChunkRequest& request) {
   if (request.stop.stop_requested()) throw Stopped();
   assert(draft.agree.size() <= DraftPass::kMostAgreeing);
-  cuda::Agreement agreement{.spelling = {m_begins.data(), m_bytes.data()}};
-  agreement.size = static_cast<std::uint32_t>(draft.agree.size());
-  std::ranges::copy(draft.agree, agreement.bytes);
+  cuda::ChunkRun draws;
+  draws.agreement.spelling = {m_begins.data(), m_bytes.data()};
+  draws.agreement.size = static_cast<std::uint32_t>(draft.agree.size());
+  std::ranges::copy(draft.agree, draws.agreement.bytes);
+  if (draft.drawing.temperature > 0) {
+    assert(samples() && !draft.drawing.keys.empty());
+    draws.tree = {m_nodes.data(), m_sorted.data(), m_places.data(),
+                  static_cast<std::uint32_t>(m_sorted.size())};
+  }
   const cuda::TokenList& chunk = *std::as_const(m_copy).data();
   Outcome outcome;
   onDevice(m_verifier.device(), [&] {
     const cudaStream_t stream = m_verifier.stream();
     m_started.record(stream);
-    m_drafter.startDraft(draft, agreement, stream);
-    spell(draft, verify, agreement);
+    m_drafter.startDraft(draft, draws, stream);
+    spell(draft, verify, draws.agreement);
     m_drafted.record(stream);
     m_verifier.startVerifying(verify, draft, m_list.data(), request);
     outcome.kept = m_verifier.finishVerifying(verify, chunk, request);
@@ -61,6 +90,7 @@ void CudaRunnerPair::spell(const DraftPass& draft, const VerifyPass& verify,
   cuda::spell(m_drafter.workspace(),
               {.head = head,
                .agreement = agreement,
+               .allAgree = draft.drawing.temperature > 0,
                .draws = static_cast<std::uint32_t>(draft.to.size()),
                .tokens = static_cast<std::uint32_t>(draft.tokens),
                .most = static_cast<std::uint32_t>(1 + verify.most)},

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
 #include "engine/cuda/cuda_runner.h"
 #include "engine/model/runner_pair.h"
+#include "engine/tokenizer/token_tree.h"
 #include "kernels/cuda/chunk.h"
 #include "kernels/cuda/memory.h"
 
@@ -12,20 +14,28 @@ namespace mb {
 
 class CudaRunnerPair : public RunnerPair {
  public:
-  /// Both runners, which must outlive the pair, are on the device that is current. `bytes` are
-  /// those of the drafter's tokens.
-  CudaRunnerPair(CudaRunner& drafter, CudaRunner& verifier, const TokenBytes& bytes);
+  /// Both runners, which must outlive the pair, are on the device that is current. `tokens` are the
+  /// drafter's.
+  CudaRunnerPair(CudaRunner& drafter, CudaRunner& verifier,
+                 std::shared_ptr<const TokenTree> tokens);
 
+  bool samples() const override { return m_drafter.canSampleDrafts(); }
   Outcome run(const DraftPass& draft, const VerifyPass& verify,
               const ChunkRequest& request) override;
 
  private:
+  void uploadSpelling();
+  void uploadTree();
   void spell(const DraftPass& draft, const VerifyPass& verify, const cuda::Agreement& agreement);
 
   CudaRunner& m_drafter;
   CudaRunner& m_verifier;
+  std::shared_ptr<const TokenTree> m_tokens;
   cuda::DeviceArray<std::uint32_t> m_begins;  ///< of the bytes of each token, and their end
   cuda::DeviceArray<std::uint8_t> m_bytes;
+  cuda::DeviceArray<cuda::TokenNode> m_nodes;  ///< none where drafts are greedy only
+  cuda::DeviceArray<std::int32_t> m_sorted;
+  cuda::DeviceArray<std::int32_t> m_places;
   cuda::DeviceArray<cuda::TokenList> m_list;  ///< the chunk, from one kernel to the next
   cuda::PinnedArray<cuda::TokenList> m_copy;  ///< for the host
   cuda::Event m_started;

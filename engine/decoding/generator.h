@@ -29,7 +29,7 @@ std::string_view nameOf(Speculation speculation);
 
 struct GenerationSettings {
   Speculation speculation = Speculation::Off;
-  std::size_t draftTokens = 4;  ///< m, tokens drafted a round
+  std::size_t draftTokens = 2;  ///< m, tokens drafted a round; few, where testing a byte is dear
   std::size_t beta = 3;         ///< β of TopBeta
   /// After a correction: resume drafting at once with a healed token (true), or let the verifier
   /// write alone up to the next space or newline, as in the paper (false).

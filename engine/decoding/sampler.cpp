@@ -60,17 +60,20 @@ Sampler::Outcome Sampler::race(std::span<const float> logits, std::uint64_t posi
 
 Sampler::Outcome Sampler::race(std::span<const float> logits, std::uint64_t position,
                                TokenView recent) {
-  const std::span<const float> adjusted = penalized(logits, recent);
-  if (m_settings.isGreedy()) return {.token = argmax(adjusted)};
-  m_arrivals.resize(adjusted.size());
-  cpu::fastestOps().arrivals(mix(m_settings.seed, position), adjusted.size(), m_arrivals.data());
+  return raceWithKey(penalized(logits, recent), mix(m_settings.seed, position));
+}
+
+Sampler::Outcome Sampler::raceWithKey(std::span<const float> logits, std::uint64_t key) {
+  if (m_settings.isGreedy()) return {.token = argmax(logits)};
+  m_arrivals.resize(logits.size());
+  cpu::fastestOps().arrivals(key, logits.size(), m_arrivals.data());
   Finish finish;
-  if (keepsAll(adjusted.size())) {
-    weigh(adjusted, static_cast<float>(std::min(1 / m_settings.temperature, 1e30)), m_weights);
+  if (keepsAll(logits.size())) {
+    weigh(logits, static_cast<float>(std::min(1 / m_settings.temperature, 1e30)), m_weights);
     for (std::size_t i = 0; i < m_weights.size(); ++i)
       finish.pass(static_cast<Token>(i), m_arrivals[i] / m_weights[i]);
   } else {
-    sortByWeight(adjusted);
+    sortByWeight(logits);
     restrict();
     for (const auto& [token, weight] : m_choices)
       finish.pass(token, m_arrivals[static_cast<std::size_t>(token)] / weight);

@@ -58,6 +58,9 @@ class Sampler {
   }
   Outcome race(std::span<const float> logits, std::uint64_t position, TokenView recent);
   Outcome race(std::span<const float> logits, std::uint64_t position, ByteView recent);
+  /// The same with the random numbers of a key, as runners have them (see Drawing), and without
+  /// regard to what came before.
+  Outcome raceWithKey(std::span<const float> logits, std::uint64_t key);
 
  private:
   struct Choice {

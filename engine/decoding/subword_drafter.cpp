@@ -5,6 +5,7 @@
 
 #include "engine/decoding/sampler.h"
 #include "engine/error.h"
+#include "engine/model/mix.h"
 
 namespace mb {
 
@@ -23,8 +24,9 @@ SubwordDrafter::SubwordDrafter(std::shared_ptr<const Model> model,
                                std::shared_ptr<const Tokenizer> tokenizer)
     : m_model(std::move(model)),
       m_tokenizer(std::move(tokenizer)),
+      m_tree(std::make_shared<const TokenTree>(m_tokenizer)),
       m_runner(m_model->newRunner()),
-      m_chooser(m_tokenizer),
+      m_chooser(m_tree),
       m_sampler(m_settings.sampler),
       m_states(1),
       m_logits(1) {
@@ -165,15 +167,39 @@ void SubwordDrafter::keepBoundaries(std::size_t first, std::size_t count, std::s
 
 /// The token to draft at the current boundary, if any.
 TokenChooser::Choice SubwordDrafter::choose(const Progress& progress) {
-  const std::span<const float> logits = m_logits[progress.boundary];
+  if (isPrepared(progress)) {
+    const Token token = m_steps[progress.boundary];
+    return m_tokenizer->bytes(token).empty() ? TokenChooser::Choice()
+                                             : TokenChooser::Choice{token, 1};
+  }
   if (m_settings.sampler.isGreedy())
-    return m_chooser.mostProbable(logits, progress.agree, m_settings.leastConfidence > 0);
+    return m_chooser.mostProbable(m_logits[progress.boundary], progress.agree,
+                                  m_settings.leastConfidence > 0);
+  return drawFor(progress);
+}
+
+/// Whether the step from the current boundary is what prepare() found for this proposal. When the
+/// first of the most probable tokens ends before the text does, the next do not know what they have
+/// to agree with.
+bool SubwordDrafter::isPrepared(const Progress& progress) const {
+  if (!m_prepared || progress.boundary >= m_steps.size()) return false;
+  return progress.agree.empty() || progress.boundary <= *m_prepared ||
+         !m_settings.sampler.isGreedy();
+}
+
+TokenChooser::Choice SubwordDrafter::drawFor(const Progress& progress) {
   const Bytes& draft = progress.draft.bytes;
   const std::size_t window = std::min(m_text.size(), m_settings.sampler.repetitionWindow);
   Bytes recent(m_text.end() - static_cast<std::ptrdiff_t>(window), m_text.end());
   recent.insert(recent.end(), draft.begin(), draft.end());
-  return m_chooser.draw(logits, progress.agree, m_sampler, m_text.size() + draft.size(),
-                        std::move(recent));
+  const std::size_t before = recent.size();
+  const std::uint64_t position = m_text.size() + draft.size();
+  return m_chooser.draw(m_logits[progress.boundary], progress.agree,
+                        [&](std::span<const float> logits, ByteView drawn) {
+                          recent.resize(before);
+                          recent.insert(recent.end(), drawn.begin(), drawn.end());
+                          return m_sampler.race(logits, position + drawn.size(), ByteView(recent));
+                        });
 }
 
 /// Takes the token of step i, and keeps the boundary behind it when it is the one taken before.
@@ -194,6 +220,7 @@ Draft SubwordDrafter::propose(std::size_t tokens, std::size_t maxBytes, std::sto
     extend(progress.boundary - 1, runsOn ? tokens - progress.draft.tokens.size() : 1, stop);
   }
   // What was drawn behind them is not drafted.
+  m_prepared.reset();
   m_steps.resize(std::min(m_steps.size(), progress.boundary));
   m_computed = std::min(m_computed, progress.boundary + 1);
   return std::move(progress.draft);
@@ -225,14 +252,21 @@ bool SubwordDrafter::goOn(Progress& progress, std::size_t tokens, std::size_t ma
 }
 
 std::unique_ptr<RunnerPair> SubwordDrafter::pairWith(Runner& verifier) {
-  return verifier.pairWith(*m_runner, [this](Token token) { return m_tokenizer->bytes(token); });
+  auto pair = verifier.pairWith(*m_runner, m_tree);
+  m_pairSamples = pair && pair->samples();
+  return pair;
+}
+
+/// Tokens that may only re-read the text and draft nothing, before others do.
+std::size_t SubwordDrafter::mostRereading(ByteView agree) const {
+  if (agree.empty()) return 0;
+  return m_settings.sampler.isGreedy() || m_tree->find(agree) ? 1 : 2;
 }
 
 /// Runs from the base over what it has not read, or from the last computed boundary over the token
-/// chosen there. One token more than are drafted while there is text to agree with: the first may
-/// only re-read it.
+/// chosen there.
 bool SubwordDrafter::prepare(std::size_t tokens, std::size_t maxBytes, const RunPass& run) {
-  if (!m_ready || !m_settings.healing || !runnerCanChoose()) return false;
+  if (!m_ready || !m_settings.healing || !pairCanChoose()) return false;
   if (tokens == 0 || maxBytes == 0) return false;
   Progress progress{.draft = {}, .agree = m_pending};
   const bool fromBase = !m_unread.empty();
@@ -244,10 +278,11 @@ bool SubwordDrafter::prepare(std::size_t tokens, std::size_t maxBytes, const Run
   pass.agree = progress.agree;
   pass.head = draft.bytes;
   pass.tokens = std::min(tokens - draft.tokens.size(), maxBytes - draft.bytes.size());
-  const std::size_t draws = pass.tokens + (pass.agree.empty() ? 0 : 1);
+  const std::size_t draws = pass.tokens + mostRereading(pass.agree);
   if (pass.agree.size() > DraftPass::kMostAgreeing ||
       pass.known.size() + draws - 1 > m_runner->maxChunk())
     return false;
+  pass.drawing = drawing(draft.bytes.size());
   reserveBoundaries(first + draws);
   pass.from = &m_states[fromBase ? 0 : first - 1];
   pass.to = std::span(m_states).subspan(first, draws);
@@ -255,7 +290,18 @@ bool SubwordDrafter::prepare(std::size_t tokens, std::size_t maxBytes, const Run
   const TokenView drawn = run(pass);
   m_unread.clear();
   keepBoundaries(first, draws, firstLogits, drawn);
+  m_prepared = first;
   return true;
+}
+
+/// How a pair's runner is to draw behind so many bytes of a draft.
+Drawing SubwordDrafter::drawing(std::size_t drafted) const {
+  const SamplerSettings& sampler = m_settings.sampler;
+  Drawing drawing{sampler.temperature, sampler.topK, sampler.topP, sampler.minP, {}};
+  if (sampler.isGreedy()) return drawing;
+  for (std::size_t i = 0; i < DraftPass::kMostKeys; ++i)
+    drawing.keys.push_back(mix(sampler.seed, m_text.size() + drafted + i));
+  return drawing;
 }
 
 /// Steps that the text confirms: with healing the tokens it has up to its last piece, whatever they

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "engine/decoding/drafter.h"
@@ -54,6 +55,7 @@ class SubwordDrafter : public Drafter {
   void read(TokenView tokens, std::stop_token stop);
   void catchUp(std::stop_token stop);
   bool goOn(Progress& progress, std::size_t tokens, std::size_t maxBytes);
+  Drawing drawing(std::size_t drafted) const;
   void keepBoundaries(std::size_t first, std::size_t count, std::size_t firstLogits,
                       TokenView drawn);
   void reserveBoundaries(std::size_t count);
@@ -63,7 +65,15 @@ class SubwordDrafter : public Drafter {
   bool runnerCanChoose() const {
     return m_settings.sampler.isGreedy() && m_settings.leastConfidence <= 0;
   }
+  /// The same of a pair's runner.
+  bool pairCanChoose() const {
+    return runnerCanChoose() || (m_pairSamples && m_settings.leastConfidence <= 0 &&
+                                 m_settings.sampler.repetitionPenalty == 1);
+  }
   TokenChooser::Choice choose(const Progress& progress);
+  TokenChooser::Choice drawFor(const Progress& progress);
+  bool isPrepared(const Progress& progress) const;
+  std::size_t mostRereading(ByteView agree) const;
   std::size_t confirmedSteps(TokenView settledTokens) const;
   void moveBase(std::size_t steps);
   void dropPending(std::size_t bytes);
@@ -71,8 +81,10 @@ class SubwordDrafter : public Drafter {
 
   std::shared_ptr<const Model> m_model;
   std::shared_ptr<const Tokenizer> m_tokenizer;
+  std::shared_ptr<const TokenTree> m_tree;
   std::unique_ptr<Runner> m_runner;
   TokenChooser m_chooser;
+  bool m_pairSamples = false;
   DraftSettings m_settings;
   Sampler m_sampler;
   Bytes m_text;                 ///< everything followed so far
@@ -85,6 +97,7 @@ class SubwordDrafter : public Drafter {
   std::vector<std::vector<float>> m_logits;  ///< of the next token
   std::size_t m_computed = 1;                ///< boundaries that are up to date
   std::vector<Token> m_steps;                ///< chosen at boundary i, leading to boundary i + 1
+  std::optional<std::size_t> m_prepared;     ///< the steps are a pair's, the first one at this
 };
 
 /// The drafter in a folder. Throws what ModelLoader::open() throws, and FormatError for a folder

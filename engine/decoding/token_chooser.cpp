@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace mb {
 
@@ -21,43 +22,8 @@ double agreement(double lead) {
 
 }  // namespace
 
-TokenChooser::TokenChooser(std::shared_ptr<const Tokenizer> tokenizer)
-    : m_tokenizer(std::move(tokenizer)), m_nodes(1), m_byteLogits(256) {
-  m_nodes[0].last = static_cast<std::uint32_t>(m_tokenizer->sortedTokens().size());
-  for (std::size_t depth = 0, begin = 0; begin < m_nodes.size(); ++depth) {
-    const std::size_t end = m_nodes.size();
-    for (std::size_t i = begin; i < end; ++i) grow(i, depth);
-    begin = end;
-  }
-}
-
-/// Adds the children of a node, whose tokens share `depth` bytes.
-void TokenChooser::grow(std::size_t node, std::size_t depth) {
-  const auto sorted = m_tokenizer->sortedTokens();
-  const std::uint32_t last = m_nodes[node].last;
-  std::uint32_t i = m_nodes[node].first;
-  while (i < last && m_tokenizer->bytes(sorted[i]).size() == depth) ++i;
-  m_nodes[node].whole = i - m_nodes[node].first;
-  m_nodes[node].children = static_cast<std::uint32_t>(m_nodes.size());
-  while (i < last) {
-    const Byte byte = m_tokenizer->bytes(sorted[i])[depth];
-    const std::uint32_t first = i;
-    while (i < last && m_tokenizer->bytes(sorted[i])[depth] == byte) ++i;
-    m_nodes.push_back({.first = first, .last = i, .byte = byte});
-    ++m_nodes[node].childCount;
-  }
-}
-
-const TokenChooser::Node* TokenChooser::find(ByteView prefix) const {
-  const Node* node = m_nodes.data();
-  for (const Byte byte : prefix) {
-    const auto children = childrenOf(*node);
-    const auto child = std::ranges::find(children, byte, &Node::byte);
-    if (child == children.end()) return nullptr;
-    node = &*child;
-  }
-  return node;
-}
+TokenChooser::TokenChooser(std::shared_ptr<const TokenTree> tree)
+    : m_tree(std::move(tree)), m_byteLogits(256) {}
 
 TokenChooser::Choice TokenChooser::mostProbable(std::span<const float> logits, ByteView agree,
                                                 bool wantsConfidence) const {
@@ -66,52 +32,51 @@ TokenChooser::Choice TokenChooser::mostProbable(std::span<const float> logits, B
   };
   if (agree.empty()) {
     const Token best = argmax(logits);
-    if (m_tokenizer->bytes(best).empty()) return {};
+    if (m_tree->tokenizer().bytes(best).empty()) return {};
     return {best, confidenceIn(logits)};
   }
   std::vector<Token> agreeing;
-  const auto [first, last] = m_tokenizer->startingWith(agree);
-  for (std::size_t i = first; i < last; ++i) agreeing.push_back(m_tokenizer->sortedTokens()[i]);
-  for (std::size_t length = 1; length < agree.size(); ++length) {
-    const Token shorter = m_tokenizer->find(agree.first(length));
-    if (shorter >= 0) agreeing.push_back(shorter);
-  }
+  if (const Node* node = m_tree->find(agree))
+    for (std::uint32_t i = node->first; i < node->last; ++i) agreeing.push_back(m_tree->tokenAt(i));
+  for (const std::uint32_t start : m_tree->startsOf(agree))
+    agreeing.push_back(m_tree->tokenAt(start));
   if (agreeing.empty()) return {};
   std::vector<float> chosen;
   for (const Token token : agreeing) chosen.push_back(logits[static_cast<std::size_t>(token)]);
   return {agreeing[static_cast<std::size_t>(argmax(chosen))], confidenceIn(chosen)};
 }
 
-void TokenChooser::sumWeights(std::span<const float> logits) {
-  const auto sorted = m_tokenizer->sortedTokens();
-  weigh(logits, 1, m_weights);
-  m_sums.resize(sorted.size() + 1);
-  for (std::size_t i = 0; i < sorted.size(); ++i)
-    m_sums[i + 1] = m_sums[i] + static_cast<double>(m_weights[static_cast<std::size_t>(sorted[i])]);
-}
-
-/// Of the tokens that are a start of these bytes, without all of them; with its weight.
-std::pair<Token, double> TokenChooser::heaviestStartOf(ByteView agree) const {
-  std::pair<Token, double> heaviest(-1, 0);
-  for (std::size_t length = 1; length < agree.size(); ++length) {
-    const Token token = m_tokenizer->find(agree.first(length));
-    if (token < 0) continue;
-    const auto weight = static_cast<double>(m_weights[static_cast<std::size_t>(token)]);
-    if (weight > heaviest.second) heaviest = {token, weight};
-  }
-  return heaviest;
+/// Of the tokens of a node, which may be null, and of some starts: at least one.
+void TokenChooser::weighAgreeing(std::span<const float> logits, const Node* node,
+                                 std::span<const std::uint32_t> starts) {
+  const auto add = [&](std::uint32_t place) {
+    m_agreeing.push_back(logits[static_cast<std::size_t>(m_tree->tokenAt(place))]);
+  };
+  m_agreeing.clear();
+  m_first = node ? node->first : 0;
+  if (node)
+    for (std::uint32_t i = node->first; i < node->last; ++i) add(i);
+  m_sums.resize(m_agreeing.size() + 1);
+  for (const std::uint32_t start : starts) add(start);
+  weigh(m_agreeing, 1, m_weights);
+  for (std::size_t i = 0; i + 1 < m_sums.size(); ++i)
+    m_sums[i + 1] = m_sums[i] + static_cast<double>(m_weights[i]);
 }
 
 TokenChooser::Choice TokenChooser::draw(std::span<const float> logits, ByteView agree,
-                                        Sampler& sampler, std::uint64_t position, Bytes recent) {
-  sumWeights(logits);
-  const Node* node = find(agree);
-  const auto [start, startWeight] = heaviestStartOf(agree);
-  if (startWeight > (node ? weightOf(*node) : 0)) return {start, 1};
-  if (!node) return {};
+                                        const Race& race) {
+  const Node* node = m_tree->find(agree);
+  const std::vector<std::uint32_t> starts = m_tree->startsOf(agree);
+  if (!node && starts.empty()) return {};
+  weighAgreeing(logits, node, starts);
+  const std::span<const float> ofStarts = std::span(m_weights).last(starts.size());
+  const auto heaviest = std::ranges::max_element(ofStarts);
+  if (heaviest != ofStarts.end() && (!node || static_cast<double>(*heaviest) > weightOf(*node)))
+    return {m_tree->tokenAt(starts[static_cast<std::size_t>(heaviest - ofStarts.begin())]), 1};
   double confidence = 1;
+  Bytes drawn;
   while (node->childCount > 0) {
-    const auto children = childrenOf(*node);
+    const auto children = m_tree->childrenOf(*node);
     const auto logOf = [all = weightOf(*node)](double weight) {
       return static_cast<float>(std::log(weight / all));
     };
@@ -119,17 +84,17 @@ TokenChooser::Choice TokenChooser::draw(std::span<const float> logits, ByteView 
     for (const Node& child : children) m_byteLogits[child.byte] = logOf(weightOf(child));
     const auto next = std::ranges::find(children, kMostlyNext, &Node::byte);
     const double goingOn = next == children.end() ? 0 : weightOf(*next);
-    const double ending = weightOfWhole(*node);
+    const double ending = weightOf(node->first, node->first + node->whole);
     if (ending > 0) m_byteLogits[kMostlyNext] = logOf(ending + goingOn);
-    const auto [drawn, lead] = sampler.race(m_byteLogits, position++, ByteView(recent));
+    const auto [byte, lead] = race(m_byteLogits, drawn);
     confidence *= agreement(lead);
-    recent.push_back(static_cast<Byte>(drawn));
-    if (recent.back() == kMostlyNext && ending > goingOn) break;
-    const auto child = std::ranges::find(children, recent.back(), &Node::byte);
+    drawn.push_back(static_cast<Byte>(byte));
+    if (drawn.back() == kMostlyNext && ending > goingOn) break;
+    const auto child = std::ranges::find(children, drawn.back(), &Node::byte);
     if (child == children.end()) return {};  // only where logits are no numbers
     node = &*child;
   }
-  return {m_tokenizer->sortedTokens()[node->first], confidence};
+  return {m_tree->tokenAt(node->first), confidence};
 }
 
 }  // namespace mb

@@ -2,13 +2,13 @@
 // would draw by the drafter's probabilities.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
-#include <utility>
 #include <vector>
 
 #include "engine/decoding/sampler.h"
-#include "engine/tokenizer/tokenizer.h"
+#include "engine/tokenizer/token_tree.h"
 #include "engine/types.h"
 
 namespace mb {
@@ -17,7 +17,7 @@ namespace mb {
 /// start.
 class TokenChooser {
  public:
-  explicit TokenChooser(std::shared_ptr<const Tokenizer> tokenizer);
+  explicit TokenChooser(std::shared_ptr<const TokenTree> tree);
 
   struct Choice {
     Token token = -1;  ///< -1 when none agrees
@@ -29,41 +29,31 @@ class TokenChooser {
   /// nobody `wantsConfidence`.
   Choice mostProbable(std::span<const float> logits, ByteView agree, bool wantsConfidence) const;
 
+  /// Draws a byte from 256 logits, with the random numbers that the verifier has at its position:
+  /// that behind the bytes to agree with and those drawn so far.
+  using Race = std::function<Sampler::Outcome(std::span<const float> logits, ByteView drawn)>;
+
   /// Draws byte by byte, each from the distribution over the next byte that follows from the
-  /// tokens', with the random numbers that `sampler` has for its position in the text. The
-  /// verifier, which draws with the same ones from a similar distribution, mostly draws the same
-  /// bytes. At temperature 1 each token is drawn as often as its probability says. `agree` ends at
-  /// `position`; `recent` is the end of the text before it, as far back as the sampler looks.
-  Choice draw(std::span<const float> logits, ByteView agree, Sampler& sampler,
-              std::uint64_t position, Bytes recent);
+  /// tokens'. The verifier, which draws with the same random numbers from a similar distribution,
+  /// mostly draws the same bytes. At temperature 1 each token is drawn as often as its probability
+  /// says.
+  Choice draw(std::span<const float> logits, ByteView agree, const Race& race);
 
  private:
-  /// Tokens that start alike: a range of the sorted ones.
-  struct Node {
-    std::uint32_t first = 0;
-    std::uint32_t last = 0;
-    std::uint32_t whole = 0;     ///< so many of them, the first ones, have no other bytes
-    std::uint32_t children = 0;  ///< index of the first, which is followed by the others
-    std::uint16_t childCount = 0;
-    Byte byte = 0;  ///< the last of those that they share
-  };
+  using Node = TokenTree::Node;
 
-  void grow(std::size_t node, std::size_t depth);
-  const Node* find(ByteView prefix) const;
-  std::span<const Node> childrenOf(const Node& node) const {
-    return std::span(m_nodes).subspan(node.children, node.childCount);
+  void weighAgreeing(std::span<const float> logits, const Node* node,
+                     std::span<const std::uint32_t> starts);
+  double weightOf(std::uint32_t first, std::uint32_t last) const {
+    return m_sums[last - m_first] - m_sums[first - m_first];
   }
-  double weightOf(const Node& node) const { return m_sums[node.last] - m_sums[node.first]; }
-  double weightOfWhole(const Node& node) const {
-    return m_sums[node.first + node.whole] - m_sums[node.first];
-  }
-  void sumWeights(std::span<const float> logits);
-  std::pair<Token, double> heaviestStartOf(ByteView agree) const;
+  double weightOf(const Node& node) const { return weightOf(node.first, node.last); }
 
-  std::shared_ptr<const Tokenizer> m_tokenizer;
-  std::vector<Node> m_nodes;     ///< a tree; the first is the root
-  std::vector<float> m_weights;  ///< of the tokens, not normalised
-  std::vector<double> m_sums;    ///< of those before each place in the sorted tokens
+  std::shared_ptr<const TokenTree> m_tree;
+  std::vector<float> m_agreeing;  ///< logits, in the order of the tree, then of the starts
+  std::vector<float> m_weights;   ///< of these tokens, not normalised
+  std::uint32_t m_first = 0;      ///< the first of them in the tree
+  std::vector<double> m_sums;     ///< of the weights before each of them in the tree
   std::vector<float> m_byteLogits;
 };
 

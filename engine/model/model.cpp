@@ -34,7 +34,7 @@ std::size_t Runner::advanceJudging(const State& from, State& to, TokenView token
   return tokens.size();
 }
 
-std::unique_ptr<RunnerPair> Runner::pairWith(Runner&, const TokenBytes&) {
+std::unique_ptr<RunnerPair> Runner::pairWith(Runner&, std::shared_ptr<const TokenTree>) {
   return nullptr;
 }
 

@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -56,10 +55,8 @@ struct Judgement {
 /// Throws RequestError for a chunk that is too long or holds a token outside the vocabulary.
 void checkChunk(const ModelConfig& config, TokenView tokens, std::size_t most);
 
-/// The bytes that a token stands for; none for some.
-using TokenBytes = std::function<ByteView(Token)>;
-
 class RunnerPair;
+class TokenTree;
 
 /// Runs chunks of one model on one device. Owns the scratch memory; use from one thread at a time.
 /// The model must outlive it.
@@ -106,9 +103,10 @@ class Runner {
   /// only that was wanted): vocabSize values, valid until the next advance().
   virtual std::span<const float> logits(std::size_t index) const = 0;
 
-  /// Lets this runner, of a model of bytes, verify what `drafter` drafts without a wait between
-  /// them. Null when they cannot, as on different devices.
-  virtual std::unique_ptr<RunnerPair> pairWith(Runner& drafter, const TokenBytes& bytes);
+  /// Lets this runner, of a model of bytes, verify what `drafter` drafts of these tokens without a
+  /// wait between them. Null when they cannot, as on different devices.
+  virtual std::unique_ptr<RunnerPair> pairWith(Runner& drafter,
+                                               std::shared_ptr<const TokenTree> tokens);
 
   /// Taps of the last advance(); count is 0 when none were wanted.
   virtual const TapBlock& taps() const = 0;

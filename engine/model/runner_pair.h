@@ -5,11 +5,13 @@
 
 namespace mb {
 
-/// What the drafting runner does: it reads tokens, and draws the most probable ones behind them,
-/// each but the last read before the next is drawn.
+/// What the drafting runner does: it reads tokens, and draws others behind them, each but the last
+/// read before the next is drawn.
 struct DraftPass {
   /// Most bytes that a token can be asked to agree with.
   static constexpr std::size_t kMostAgreeing = 32;
+  /// Keys of a drawing. No chunk is as long: bytes behind so many drawn ones may share the last.
+  static constexpr std::size_t kMostKeys = 32;
 
   const State* from = nullptr;
   /// As many as tokens are drawn: the state behind those known, and behind each one drawn but the
@@ -17,10 +19,15 @@ struct DraftPass {
   std::span<State> to;
   TokenView known;  ///< at least one; with the draws at most maxChunk() + 1
   /// The first token drawn is of those whose bytes start with these, or are their start. What the
-  /// text has of its bytes is not drafted; when it ends before the text does, nothing drawn is.
+  /// text has of its bytes is not drafted. When it ends before the text does, the next agrees with
+  /// the rest if they are sampled; if they are the most probable ones, nothing drawn is drafted.
   ByteView agree;
   ByteView head;           ///< the draft so far, to which the bytes of the tokens drawn are added
   std::size_t tokens = 0;  ///< most tokens that add to it; a token without bytes ends the draft
+  /// How the tokens are drawn. When that is greedy they are the most probable ones; otherwise, of a
+  /// pair that samples, it is how their bytes are drawn (see TokenChooser), with a key for each
+  /// byte behind `head`, kMostKeys in all.
+  Drawing drawing;
 };
 
 /// What the verifying runner does: advanceJudging() over a byte and the draft, and all logits.
@@ -43,6 +50,9 @@ class RunnerPair {
     double draftSeconds = 0;  ///< of the time that the round took
   };
   virtual ~RunnerPair() = default;
+
+  /// Whether drafts need not be greedy.
+  virtual bool samples() const = 0;
 
   /// What it returns is valid until the next pass of either runner. Taps are the verifier's. Throws
   /// Stopped when that was asked for before, and has done nothing then.

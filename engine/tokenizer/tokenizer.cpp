@@ -26,10 +26,6 @@ bool lessBytes(ByteView a, ByteView b) {
   return std::lexicographical_compare(a.begin(), a.end(), b.begin(), b.end());
 }
 
-bool hasPrefix(ByteView bytes, ByteView prefix) {
-  return bytes.size() >= prefix.size() && std::equal(prefix.begin(), prefix.end(), bytes.begin());
-}
-
 /// Whether the pre-tokenizer splits by pattern before merging.
 bool readPreTokenizer(const JsonReader& root, const std::filesystem::path& file) {
   const JsonReader pre(root.object("pre_tokenizer"), file, "pre_tokenizer");
@@ -167,18 +163,10 @@ void Tokenizer::index(const std::filesystem::path& file) {
   }
 }
 
-std::pair<std::size_t, std::size_t> Tokenizer::startingWith(ByteView prefix) const {
-  const auto first = std::lower_bound(m_sorted.begin(), m_sorted.end(), prefix,
-                                      [&](Token t, ByteView p) { return lessBytes(bytes(t), p); });
-  const auto last = std::partition_point(first, m_sorted.end(),
-                                         [&](Token t) { return hasPrefix(bytes(t), prefix); });
-  return {static_cast<std::size_t>(first - m_sorted.begin()),
-          static_cast<std::size_t>(last - m_sorted.begin())};
-}
-
 Token Tokenizer::find(ByteView wanted) const {
-  const auto [first, last] = startingWith(wanted);
-  return first < last && bytes(m_sorted[first]).size() == wanted.size() ? m_sorted[first] : -1;
+  const auto at = std::ranges::lower_bound(m_sorted, wanted, lessBytes,
+                                           [&](Token token) { return bytes(token); });
+  return at != m_sorted.end() && std::ranges::equal(bytes(*at), wanted) ? *at : -1;
 }
 
 std::vector<Token> Tokenizer::encode(ByteView text) const {

@@ -59,8 +59,6 @@ class Tokenizer {
   /// tokens however the text goes on.
   std::size_t lastPieceStart(ByteView text) const;
 
-  /// Tokens that start with `prefix`, as a range of sortedTokens().
-  std::pair<std::size_t, std::size_t> startingWith(ByteView prefix) const;
   /// All tokens that stand for bytes, ordered by them.
   std::span<const Token> sortedTokens() const { return m_sorted; }
   /// The token of exactly these bytes, or -1.

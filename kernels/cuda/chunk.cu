@@ -29,7 +29,7 @@ __device__ inline void fillRing(const ChunkArguments& a, uint4* ring, StageSync*
             .passing = a.passing});
 }
 
-template <int PAIRS>
+template <int PAIRS, bool FROM_TREE>
 __global__ void __launch_bounds__(kThreads, 1)
     stepKernel(const __grid_constant__ ChunkArguments arguments) {
   auto* sync = reinterpret_cast<StageSync*>(chunkMemory + arguments.memory.ringSync);
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   __syncthreads();
   if (threadIdx.x < kComputeThreads)
-    Step<PAIRS>(arguments).run();
+    Step<PAIRS>(arguments).template run<FROM_TREE>();
   else
     fillRing(arguments, reinterpret_cast<uint4*>(chunkMemory), sync);
 }
@@ -121,14 +121,17 @@ class Places {
   int m_at;
 };
 
-ChunkMemory stepMemory(const DeviceWeights& weights, int slots) {
+/// `forTree` says whether tokens may be drawn from a tree.
+ChunkMemory stepMemory(const DeviceWeights& weights, int slots, bool forTree) {
   Places places(slots);
   ChunkMemory memory{};
+  const Dimensions& size = weights.plan.dimensions();
   memory.ringSync = places.take(static_cast<std::size_t>(slots) * sizeof(StageSync));
   memory.draw = places.take(sizeof(DrawMemory));
+  if (forTree) memory.tree = places.take(treeMemoryBytes(size.vocabulary));
   memory.sums = places.takeFloats(kStepSums);
-  memory.record = places.takeFloats(
-      stepRecords(weights.plan.dimensions(), static_cast<int>(weights.plan.mostChannels())));
+  memory.record =
+      places.takeFloats(stepRecords(size, static_cast<int>(weights.plan.mostChannels())));
   memory.size = places.end();
   return memory;
 }
@@ -138,12 +141,19 @@ LaunchShape stepShape(const DeviceWeights& weights) {
   const int channels = static_cast<int>(weights.plan.mostChannels());
   LaunchShape shape{.tokens = 1, .threads = kThreads};
   if (!isForStep(weights)) return shape;
-  const int slots = slotsBeside(stepMemory(weights, 0).size);
-  if (slots < kStepSlots) return shape;
-  shape.slots = slots;
-  shape.memory = stepMemory(weights, slots);
-  shape.kernel =
-      reinterpret_cast<const void*>(channels <= 16 ? &stepKernel<1> : &stepKernel<kStepMostPairs>);
+  const Dimensions& size = weights.plan.dimensions();
+  bool forTree = !everyThreadHasALogit(size) && size.vocabulary <= kMostTreeTokens;
+  const auto slotsLeft = [&] { return slotsBeside(stepMemory(weights, 0, forTree).size); };
+  if (slotsLeft() < kStepSlots) forTree = false;
+  if (slotsLeft() < kStepSlots) return shape;
+  shape.slots = slotsLeft();
+  shape.memory = stepMemory(weights, shape.slots, forTree);
+  const bool fewChannels = channels <= 16;
+  shape.kernel = reinterpret_cast<const void*>(fewChannels ? &stepKernel<1, false>
+                                                           : &stepKernel<kStepMostPairs, false>);
+  if (forTree)
+    shape.treeKernel = reinterpret_cast<const void*>(
+        fewChannels ? &stepKernel<1, true> : &stepKernel<kStepMostPairs, true>);
   return shape;
 }
 
@@ -273,9 +283,11 @@ Workspace::Workspace(const DeviceWeights& weights, std::uint32_t tokenCount)
     if (shape.slots == 0) continue;
     if (size == 1) packets = DeviceArray<uint4>(PacketLayout(d, blocks).size);
     // All there is: workspaces of other models share the kernel, and want less or more.
-    check(cudaFuncSetAttribute(shape.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               availableShared()),
-          "cudaFuncSetAttribute");
+    for (const void* kernel : {shape.kernel, shape.treeKernel})
+      if (kernel)
+        check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                   availableShared()),
+              "cudaFuncSetAttribute");
     shapes.push_back(shape);
     if (size > 1) shapes.back().paired = canPair(shape, blocks);
   }
@@ -294,6 +306,10 @@ bool canDraw(const DeviceWeights& weights, const Workspace& workspace, const Dra
   if (workspace.shapes.front().tokens != 1) return false;
   return drawing.temperature <= 0 ? weights.blocks.size() <= kComputeThreads
                                   : everyThreadHasALogit(weights.plan.dimensions());
+}
+
+bool canDrawFromTree(const Workspace& workspace) {
+  return workspace.shapes.front().treeKernel != nullptr;
 }
 
 namespace {
@@ -346,6 +362,7 @@ ChunkArguments argumentsOf(const DeviceWeights& weights, Workspace& workspace, c
       .drawn = workspace.drawn.data(),
       .drawing = run.drawing,
       .agreement = run.agreement,
+      .tree = run.tree,
       .paired = false,
       .memory = {},
       .slots = 0,
@@ -367,8 +384,9 @@ void launch(const LaunchShape& shape, ChunkArguments& arguments, std::uint32_t g
   arguments.memory = shape.memory;
   arguments.paired = shape.paired;
   void* parameters[] = {&arguments};
+  const void* kernel = arguments.tree.nodes ? shape.treeKernel : shape.kernel;
   const LaunchPlan plan(shape, grid, stream);
-  check(cudaLaunchKernelExC(plan.config(), shape.kernel, parameters), "launching a chunk");
+  check(cudaLaunchKernelExC(plan.config(), kernel, parameters), "launching a chunk");
 }
 
 /// The kernels of all sizes that the list may have; the first takes those below as well.

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "kernels/cuda/memory.h"
+#include "kernels/cuda/token_tree.h"
 #include "kernels/cuda/weights.h"
 
 namespace mb::cuda {
@@ -19,10 +20,11 @@ inline constexpr std::uint32_t kMostStates = 64;  ///< n that the scan takes
 inline constexpr std::uint32_t kMostTaps = 9;     ///< k that the convolution takes
 
 /// Where a block keeps what, in bytes of its shared memory. The ring is at the beginning. For
-/// single tokens only ringSync, draw, and the sums and the record, twice each.
+/// single tokens only ringSync, draw, tree, and the sums and the record, twice each.
 struct ChunkMemory {
   int ringSync;
   int draw;
+  int tree;    // 0 where there is none
   int stages;  // of the inbox: 2^supplyShift
   int supplyShift;
   int inboxSync;
@@ -50,6 +52,7 @@ struct LaunchShape {
   int slots = 0;             ///< stages of the ring; 0 when the kernel does not fit
   ChunkMemory memory{};
   const void* kernel = nullptr;
+  const void* treeKernel = nullptr;  ///< for tokens drawn from a tree
 };
 
 /// Memory that chunks of one model need on the way.
@@ -109,7 +112,7 @@ struct Drawing {
   std::uint32_t topK = 0;  ///< 0 for all
   double topP = 1;
   double minP = 0;
-  std::uint64_t keys[kMostTokens] = {};  ///< of the random numbers of each token that is drawn
+  std::uint64_t keys[kMostTokens] = {};  ///< of the random numbers of each draw
 };
 
 struct ChunkRun {
@@ -133,11 +136,16 @@ struct ChunkRun {
   std::span<float* const> statesOut{};
   Drawing drawing{};
   Agreement agreement{};  ///< of the first token that is drawn
+  /// Where tokens are drawn from a tree, which needs canDrawFromTree(): the drawing is that of the
+  /// bytes that they bring, with a key for each. When a token is a start of what it had to agree
+  /// with, the next has to agree with the rest.
+  TokenTree tree{};
 };
 
 /// Whether runChunk() can draw tokens so with this workspace. Of large vocabularies it takes only
 /// the most probable.
 bool canDraw(const DeviceWeights& weights, const Workspace& workspace, const Drawing& drawing);
+bool canDrawFromTree(const Workspace& workspace);
 
 /// The largest chunk that this device has shared memory for: 4, 8, 16 or 32; 0 when the model
 /// does not fit at all.

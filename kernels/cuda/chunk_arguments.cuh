@@ -68,6 +68,7 @@ struct ChunkArguments {
   std::int32_t* drawn;            // [draws]
   Drawing drawing;
   Agreement agreement;  // of the first that is drawn
+  TokenTree tree;
 
   bool paired;  // neighbouring blocks are a cluster
   ChunkMemory memory;

@@ -79,16 +79,18 @@ __device__ void Chunk<NT, SPL>::publish(int layer) {
   const int tiles = m_block.outTiles.count;
 #pragma unroll 1
   for (int i = m_thread / 32 * 2; i < tiles * tokens(); i += kComputeThreads / 16) {
-    const int task = min(i + m_lane / 16, tiles * tokens() - 1);  // the last one twice at worst
+    const int wanted = i + m_lane / 16;
+    const int task = min(wanted, tiles * tokens() - 1);  // the last one twice at worst
     const int tile = task / tokens();
     const int token = task % tokens();
     float& kept = floatsAt(a.memory.residual)[token * a.outRows + tile * 16 + lane];
     const int row = (m_block.outTiles.begin + tile) * 16 + lane;
     float x = kept;
-    if (a.outBias && layer > 0 && task == i + m_lane / 16) {
+    if (a.outBias && layer > 0) {
       const float* before = a.parameters + static_cast<std::size_t>(layer - 1) * a.layout.layerSize;
       x += __ldg(before + a.layout.outBias + row);
-      kept = x;
+      __syncwarp();  // who has the last one a second time has read it
+      if (task == wanted) kept = x;
     }
     const float scaled = x * (tile == 0 ? m_fetchedNorm : normWeight(layer, tile));
     const float next = __shfl_down_sync(~0u, scaled, 1);
@@ -98,7 +100,7 @@ __device__ void Chunk<NT, SPL>::publish(int layer) {
       squares += __shfl_xor_sync(~0u, squares, offset);
       sum += __shfl_xor_sync(~0u, sum, offset);
     }
-    if (task != i + m_lane / 16) continue;
+    if (task != wanted) continue;
     if (lane % 2 == 0) input().store(token, row, scaled, next);
     if (lane != 0) continue;
     float* moment = a.moments + token * modelTiles() + m_block.outTiles.begin + tile;

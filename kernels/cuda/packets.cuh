@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/token_tree.h"
 #include "kernels/cuda/work_plan.h"
 
 namespace mb::cuda {
@@ -19,7 +20,7 @@ inline constexpr int kInputCopies = 4;
 inline constexpr int kSelectedCopies = 8;
 
 /// Whether there is a thread for every token of the vocabulary. Then those who draw get all logits,
-/// otherwise the largest of each block.
+/// otherwise the largest of each block; those who draw from a tree get all as well.
 __host__ __device__ inline bool everyThreadHasALogit(const Dimensions& d) {
   return d.vocabulary <= 32u * kComputeWarps;
 }
@@ -49,7 +50,11 @@ struct PacketLayout {
     selectedSize = (selectedSize + kLine - 1) / kLine * kLine;
     output = selected + kSelectedCopies * selectedSize;
     logits = output + tilesFor(d.inner) * kPacketsOfTile;
-    logitsSize = everyThreadHasALogit(d) ? (d.vocabulary + 1) / 2 : blocks;
+    const std::uint32_t every = (d.vocabulary + 1) / 2;
+    if (everyThreadHasALogit(d))
+      logitsSize = every;
+    else
+      logitsSize = d.vocabulary <= kMostTreeTokens && every > blocks ? every : blocks;
     size = logits + kInputCopies * logitsSize;
   }
 };

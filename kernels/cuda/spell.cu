@@ -10,6 +10,7 @@ struct SpellArguments {
   TokenList head;
   Spelling spelling;
   std::uint32_t agree;  // bytes
+  bool allAgree;
   std::uint32_t draws;
   std::uint32_t tokens;
   std::uint32_t most;
@@ -18,30 +19,38 @@ struct SpellArguments {
   TokenList* copy;
 };
 
+/// Of what lanes with lower numbers bring. All lanes take part.
+__device__ std::uint32_t sumOfLanesBefore(std::uint32_t own) {
+  const std::uint32_t lane = threadIdx.x;
+  std::uint32_t sum = own;
+  for (std::uint32_t offset = 1; offset < 32; offset *= 2) {
+    const std::uint32_t before = __shfl_up_sync(~0u, sum, offset);
+    if (lane >= offset) sum += before;
+  }
+  return sum - own;
+}
+
 /// One warp, a lane a token drawn. Lanes without one end the draft, like tokens without bytes.
 __global__ void spellKernel(const __grid_constant__ SpellArguments a) {
   const std::uint32_t lane = threadIdx.x;
   const std::int32_t token = lane < a.draws ? a.drawn[lane] : 0;
   const std::uint32_t begin = a.spelling.begins[token];
   const std::uint32_t size = lane < a.draws ? a.spelling.begins[token + 1] - begin : 0;
-  const std::uint32_t agree = lane == 0 ? a.agree : 0;
-  const std::uint32_t known = min(size, agree);
-  const std::uint32_t ends = __ballot_sync(~0u, size == 0 || size < agree);
-  const std::uint32_t end = ends == 0 ? 32 : __ffs(ends) - 1;
-  const std::uint32_t rereading = __shfl_sync(~0u, size == known, 0) ? 1 : 0;
-  const bool taken = lane < end && lane < a.tokens + rereading;
-  std::uint32_t fresh = taken ? size - known : 0;
-  for (std::uint32_t offset = 1; offset < 32; offset *= 2) {  // sums up to and with the lane's own
-    const std::uint32_t before = __shfl_up_sync(~0u, fresh, offset);
-    if (lane >= offset) fresh += before;
-  }
-  const std::uint32_t count = min(a.head.count + __shfl_sync(~0u, fresh, 31), a.most);
-  const auto put = [&](std::uint32_t at, std::int32_t value) {
-    a.list->tokens[at] = value;
-    a.copy->tokens[at] = value;
+  const std::uint32_t before = sumOfLanesBefore(size);
+  const std::uint32_t known = min(size, a.agree - min(a.agree, before));
+  const bool leaves = lane == 0 && size < a.agree && !a.allAgree;
+  const std::uint32_t ends = __ballot_sync(~0u, size == 0 || leaves);
+  const bool reached = ends == 0 || lane < __ffs(ends) - 1;
+  const std::uint32_t bringing = sumOfLanesBefore(size > known ? 1 : 0);  // tokens that bring bytes
+  const bool taken = reached && bringing < a.tokens;
+  const std::uint32_t fresh = taken ? size - known : 0;
+  std::uint32_t at = a.head.count + sumOfLanesBefore(fresh);
+  const std::uint32_t count = min(__shfl_sync(~0u, at + fresh, 31), a.most);
+  const auto put = [&](std::uint32_t place, std::int32_t value) {
+    a.list->tokens[place] = value;
+    a.copy->tokens[place] = value;
   };
   if (lane < a.head.count) put(lane, a.head.tokens[lane]);
-  std::uint32_t at = a.head.count + fresh - (taken ? size - known : 0);
   for (std::uint32_t i = known; taken && i < size && at < a.most; ++i)
     put(at++, a.spelling.bytes[begin + i]);
   if (lane != 0) return;
@@ -57,6 +66,7 @@ void spell(const Workspace& drafter, const SpellRun& run, TokenList* list, Token
       .head = {.count = static_cast<std::uint32_t>(run.head.size())},
       .spelling = run.agreement.spelling,
       .agree = run.agreement.size,
+      .allAgree = run.allAgree,
       .draws = run.draws,
       .tokens = run.tokens,
       .most = run.most,

@@ -13,15 +13,16 @@ struct SpellRun {
   /// What the chunk begins with: at least one token, and fewer than `most`.
   std::span<const std::int32_t> head;
   Agreement agreement{};     ///< with which the first token was drawn
+  bool allAgree = false;     ///< and the next with what that left of it, and so on
   std::uint32_t draws = 0;   ///< tokens drawn, at most kMostTokens
   std::uint32_t tokens = 0;  ///< most of them that are taken and bring bytes
   std::uint32_t most = 0;    ///< tokens of the chunk, at most kMostTokens
 };
 
 /// Behind runChunk() that draws with the drafter's workspace: leaves in `list`, and on the host in
-/// `copy`, the head and the bytes of the tokens drawn. The first token brings only bytes beyond
-/// those it has to agree with; where it ends before them, nothing of what is drawn is taken. A
-/// token without bytes ends the draft as well.
+/// `copy`, the head and the bytes of the tokens drawn. They bring only bytes beyond those to agree
+/// with; where the first ends before these and the next does not know of the rest, nothing of what
+/// is drawn is taken. A token without bytes ends the draft as well.
 void spell(const Workspace& drafter, const SpellRun& run, TokenList* list, TokenList* copy,
            cudaStream_t stream);
 

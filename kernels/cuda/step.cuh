@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/chunk_arguments.cuh"
-#include "kernels/cuda/draw.cuh"
+#include "kernels/cuda/draw_tree.cuh"
 #include "kernels/cuda/packets.cuh"
 #include "kernels/cuda/ring.cuh"
 #include "kernels/cuda/tiles.cuh"
@@ -34,6 +34,8 @@ template <int PAIRS>
 class Step {
  public:
   __device__ explicit Step(const ChunkArguments& arguments);
+  /// FROM_TREE: tokens are drawn from a tree. That takes registers.
+  template <bool FROM_TREE>
   __device__ void run();
 
  private:
@@ -51,10 +53,13 @@ class Step {
   __device__ float total(int row) const;
   __device__ uint2 operandOf(const uint4& packet, int tile) const;
 
+  template <bool FROM_TREE>
   __device__ void read(std::int32_t token);
+  template <bool FROM_TREE>
   __device__ int draw();
   __device__ int drawFromAll(const uint4* logits);
   __device__ int takeBest(const uint4* bests);
+  __device__ int drawFromTree(const uint4* logits);
   __device__ void fetch(int layer);
   __device__ void convolve(int layer);
   __device__ void project();
@@ -62,6 +67,7 @@ class Step {
   __device__ void scan(int layer);
   __device__ void contract();
   __device__ void publish();
+  template <bool FROM_TREE>
   __device__ void writeLogits();
   __device__ void sendBest(const Best& best);
 
@@ -110,6 +116,7 @@ class Step {
   const float* m_stateIn;
   float* m_stateOut = nullptr;
   TileReader m_reader;
+  TreeProgress m_treeProgress;
 
   float m_squares = 0;                // of what this warp has gathered
   float m_scale = 0;                  // of the norm
@@ -142,14 +149,15 @@ __device__ Step<PAIRS>::Step(const ChunkArguments& arguments)
                reinterpret_cast<StageSync*>(chunkMemory + a.memory.ringSync), a.slots) {}
 
 template <int PAIRS>
+template <bool FROM_TREE>
 __device__ void Step<PAIRS>::run() {
   std::int32_t token = a.input[0];
 #pragma unroll 1
   for (m_pass = 0; m_pass < static_cast<int>(a.passes); ++m_pass) {
     m_stateOut = a.statesOut[m_pass];
-    read(token);
+    read<FROM_TREE>(token);
     // Before a given token as well: with that, all have read what the next pass overwrites.
-    if (drawsNext() && m_block.outTiles.count > 0) token = draw();
+    if (drawsNext() && m_block.outTiles.count > 0) token = draw<FROM_TREE>();
     if (m_pass + 1 < static_cast<int>(a.tokens)) token = a.input[m_pass + 1];
     m_stateIn = m_stateOut;
     ++m_sequence;
@@ -158,6 +166,7 @@ __device__ void Step<PAIRS>::run() {
 
 /// Takes the state past a token, and leaves the logits behind it.
 template <int PAIRS>
+template <bool FROM_TREE>
 __device__ void Step<PAIRS>::read(std::int32_t token) {
   const int layers = static_cast<int>(a.size.layers);
   const int outTiles = static_cast<int>(m_block.outTiles.count);
@@ -185,7 +194,7 @@ __device__ void Step<PAIRS>::read(std::int32_t token) {
     ++m_sequence;
     if (m_warp < outTiles && (a.head || layer + 1 < layers)) publish();
   }
-  if (a.head) writeLogits();
+  if (a.head) writeLogits<FROM_TREE>();
 }
 
 }  // namespace mb::cuda

@@ -6,9 +6,10 @@
 namespace mb::cuda {
 
 template <int PAIRS>
+template <bool FROM_TREE>
 __device__ void Step<PAIRS>::writeLogits() {
   const int tileRows = static_cast<int>(m_block.headTiles.count);
-  const bool sendsAll = everyThreadHasALogit(a.size);
+  const bool sendsAll = FROM_TREE || everyThreadHasALogit(a.size);
   Best best;
 #pragma unroll 1
   for (int panel = 0; panel < tileRows; panel += kPanel) {
@@ -19,13 +20,14 @@ __device__ void Step<PAIRS>::writeLogits() {
     const float logit = fmaf(total(threadIdx.x), m_scale, 0.0f);
     a.logits[static_cast<std::size_t>(m_pass) * a.size.vocabulary + id] = logit;
     if (!drawsNext()) continue;
-    const float offered = mayBeDrawn(id) ? logit : Best{}.logit;
+    const float offered = FROM_TREE || mayBeDrawn(id) ? logit : Best{}.logit;
     best.take(offered, static_cast<int>(id));
-    if (!sendsAll) continue;
+    const int place = FROM_TREE ? a.tree.places[id] : static_cast<int>(id);
+    if (!sendsAll || place < 0) continue;
     for (int i = 0; i < kInputCopies; ++i)
       send(reinterpret_cast<uint2*>(a.packets + a.packetLayout.logits +
                                     i * a.packetLayout.logitsSize) +
-               id,
+               place,
            __float_as_uint(offered), m_sequence);
   }
   if (drawsNext() && !sendsAll && tileRows > 0) sendBest(best);
@@ -55,10 +57,15 @@ __device__ void Step<PAIRS>::sendBest(const Best& mine) {
 
 /// The next token. Every block that needs it draws it, from the same logits.
 template <int PAIRS>
+template <bool FROM_TREE>
 __device__ int Step<PAIRS>::draw() {
   const uint4* from =
       a.packets + a.packetLayout.logits + blockIdx.x % kInputCopies * a.packetLayout.logitsSize;
-  const int token = everyThreadHasALogit(a.size) ? drawFromAll(from) : takeBest(from);
+  int token;
+  if constexpr (FROM_TREE)
+    token = drawFromTree(from);
+  else
+    token = everyThreadHasALogit(a.size) ? drawFromAll(from) : takeBest(from);
   if (blockIdx.x == gridDim.x - 1 && threadIdx.x == 0 && drawIndex() >= 0)
     a.drawn[drawIndex()] = token;
   return token;
@@ -76,6 +83,15 @@ __device__ int Step<PAIRS>::drawFromAll(const uint4* logits) {
   });
   return drawToken(a.drawing, vocabulary, __uint_as_float(logit.x),
                    a.drawing.keys[max(drawIndex(), 0)], drawMemory());
+}
+
+/// The token whose bytes are drawn one after the other.
+template <int PAIRS>
+__device__ int Step<PAIRS>::drawFromTree(const uint4* logits) {
+  auto& memory = *reinterpret_cast<TreeMemory*>(chunkMemory + a.memory.tree);
+  TreeDraw draw(a.tree, a.agreement, m_treeProgress, memory, drawMemory());
+  draw.gather(reinterpret_cast<const uint2*>(logits), m_sequence);
+  return drawIndex() < 0 ? 0 : draw.draw(a.drawing);
 }
 
 /// The most probable token, of those that the blocks found among theirs.

@@ -41,6 +41,7 @@ GenerationSettings with(Speculation speculation, const SamplerSettings& sampler,
                         bool healing = true) {
   GenerationSettings settings;
   settings.speculation = speculation;
+  settings.draftTokens = 4;
   settings.healing = healing;
   settings.sampler = sampler;
   return settings;

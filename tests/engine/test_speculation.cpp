@@ -127,22 +127,28 @@ class SpeculationTest : public QObject {
 
   void aPairOfRunnersWritesWhatTheTwoDoAlone_data() {
     QTest::addColumn<int>("speculation");
+    QTest::addColumn<QString>("name");
     QTest::addColumn<int>("wrongEvery");
-    for (const auto speculation : {Speculation::Exact, Speculation::TopBeta})
+    for (const auto speculation : {Speculation::Exact, Speculation::TopBeta}) {
       for (const int wrongEvery : {0, 1, 4})
-        QTest::addRow("%s, wrong every %d", nameOf(speculation).data(), wrongEvery)
-            << int(speculation) << wrongEvery;
+        QTest::addRow("%s, judging wrongly every %d", nameOf(speculation).data(), wrongEvery)
+            << int(speculation) << "greedy" << wrongEvery;
+      QTest::addRow("%s, sampled", nameOf(speculation).data())
+          << int(speculation) << "sampled" << 0;
+    }
   }
   void aPairOfRunnersWritesWhatTheTwoDoAlone() {
     QFETCH(int, speculation);
+    QFETCH(QString, name);
     QFETCH(int, wrongEvery);
     const std::size_t index = 2 + std::size_t(speculation);
-    const GenerationSettings wanted = settings(Speculation(speculation), {}, index);
+    const GenerationSettings wanted =
+        settings(Speculation(speculation), sampler(name, index), index);
     Recorder alone;
     const Bytes expected = generate(prompt(index), wanted, kPairedBytes, alone);
-    const auto verifier = std::make_shared<PairedModel>(m_pair.verifier, std::size_t(wrongEvery));
-    const auto draftModel =
-        std::make_shared<PairedModel>(shared(m_pair.drafter->model()), std::size_t(wrongEvery));
+    const auto verifier = std::make_shared<PairedModel>(
+        m_pair.verifier, PairFaults{.judges = std::size_t(wrongEvery)});
+    const auto draftModel = std::make_shared<PairedModel>(shared(m_pair.drafter->model()));
     Session session(verifier, std::make_shared<SubwordDrafter>(
                                   draftModel, shared(m_pair.drafter->tokenizer())));
     session.replace(0, 0, prompt(index));
@@ -188,9 +194,8 @@ class SpeculationTest : public QObject {
     unsure.leastConfidence = 0.3;
     GenerationSettings serial = settings(Speculation::Exact, {}, 3);
     serial.healing = false;
-    const GenerationSettings sampled = settings(Speculation::Exact, sampler("sampled", 3), 3);
     const GenerationSettings penalised = settings(Speculation::Exact, sampler("penalised", 3), 3);
-    for (const GenerationSettings& wanted : {unsure, serial, sampled, penalised}) {
+    for (const GenerationSettings& wanted : {unsure, serial, penalised}) {
       Recorder alone;
       const Bytes expected = generate(prompt(3), wanted, 40, alone);
       const auto verifier = std::make_shared<PairedModel>(m_pair.verifier);
@@ -203,6 +208,35 @@ class SpeculationTest : public QObject {
       QVERIFY(session.text() == expected);
       QCOMPARE(verifier->pairRuns, std::size_t{0});
     }
+  }
+
+  // The drafter of a pair takes what was drawn for it; the verifier draws for itself.
+  void aPairThatDrawsWronglyWritesTheSameText_data() {
+    QTest::addColumn<QString>("name");
+    QTest::newRow("greedy") << "greedy";
+    QTest::newRow("sampled") << "sampled";
+  }
+  void aPairThatDrawsWronglyWritesTheSameText() {
+    QFETCH(QString, name);
+    GenerationSettings wanted = settings(Speculation::Exact, sampler(name, 3), 3);
+    wanted.draftTokens = 1;
+    Recorder alone;
+    const Bytes expected = generate(prompt(3), wanted, kPairedBytes, alone);
+    const auto verifier = std::make_shared<PairedModel>(m_pair.verifier, PairFaults{.draws = 2});
+    Session session(verifier, std::make_shared<SubwordDrafter>(
+                                  std::make_shared<PairedModel>(shared(m_pair.drafter->model())),
+                                  shared(m_pair.drafter->tokenizer())));
+    session.replace(0, 0, prompt(3));
+    Recorder run;
+    session.generate(kPairedBytes, wanted, run, {});
+    QVERIFY(session.text() == expected);
+    QVERIFY(verifier->pairRuns > 5);
+    const auto accepted = [](const Recorder& recorder) {
+      std::size_t sum = 0;
+      for (const RoundRecord& round : recorder.rounds) sum += round.accepted;
+      return sum;
+    };
+    QVERIFY(accepted(run) < accepted(alone));
   }
 
   // Random numbers that belong to places of the text make them draw the same bytes.

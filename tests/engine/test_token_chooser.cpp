@@ -29,6 +29,10 @@ std::shared_ptr<const Tokenizer> smallTokenizer() {
   return kTokenizer;
 }
 
+std::shared_ptr<const TokenTree> smallTree() {
+  return std::make_shared<const TokenTree>(smallTokenizer());
+}
+
 /// Nearly all probability on the tokens given.
 Logits logitsOf(const std::map<Token, double>& probabilities) {
   Logits logits(smallTokenizer()->vocabularySize(), -60);
@@ -41,6 +45,17 @@ Sampler samplerAt(double temperature) {
   return Sampler({.temperature = temperature, .seed = 3});
 }
 
+/// What a chooser draws by the numbers of the places from `position` on, behind `text`.
+TokenChooser::Choice drawAt(std::uint64_t position, const Logits& logits, Sampler& sampler,
+                            const Bytes& agree = {}, const Bytes& text = {}) {
+  static TokenChooser s_chooser(smallTree());
+  return s_chooser.draw(logits, agree, [&](std::span<const float> bytes, ByteView drawn) {
+    Bytes recent = text;
+    recent.insert(recent.end(), drawn.begin(), drawn.end());
+    return sampler.race(bytes, position + drawn.size(), ByteView(recent));
+  });
+}
+
 }  // namespace
 
 class TokenChooserTest : public QObject {
@@ -48,7 +63,7 @@ class TokenChooserTest : public QObject {
 
  private slots:
   void theMostProbableTokenThatAgrees() {
-    const TokenChooser chooser(smallTokenizer());
+    const TokenChooser chooser(smallTree());
     const Logits logits = logitsOf({{'x', 0.4}, {257, 0.3}, {256, 0.2}, {'a', 0.1}});
     const auto check = [&](const char* agree, Token token, double confidence) {
       const auto choice = chooser.mostProbable(logits, toBytes(agree), true);
@@ -66,12 +81,11 @@ class TokenChooserTest : public QObject {
   void atTemperatureOneTokensComeAsOftenAsTheirProbabilities() {
     const std::map<Token, double> p{{'a', 0.1},  {256, 0.15}, {257, 0.25},
                                     {' ', 0.05}, {259, 0.3},  {'x', 0.15}};
-    TokenChooser chooser(smallTokenizer());
     Sampler sampler = samplerAt(1);
     std::map<Token, double> drawn;
     constexpr std::uint64_t kDraws = 20000;
     for (std::uint64_t i = 0; i < kDraws; ++i)  // far apart: a token takes several positions
-      ++drawn[chooser.draw(logitsOf(p), {}, sampler, 16 * i, {}).token];
+      ++drawn[drawAt(16 * i, logitsOf(p), sampler).token];
     double sum = 0;
     for (const auto& [token, probability] : p) {
       const double expected = probability * double(kDraws);
@@ -82,7 +96,6 @@ class TokenChooserTest : public QObject {
   }
 
   void bytesAreThoseThatTheVerifierDraws() {
-    TokenChooser chooser(smallTokenizer());
     Sampler sampler = samplerAt(0.8);
     Sampler verifier = samplerAt(0.8);
     const Logits tokens = logitsOf({{'a', 0.1}, {256, 0.2}, {257, 0.1}, {'x', 0.3}, {260, 0.3}});
@@ -91,7 +104,7 @@ class TokenChooserTest : public QObject {
     bytes['x'] = bytes['t'] = std::log(0.3f);
     std::set<Byte> seen;
     for (std::uint64_t position = 0; position < 500; ++position) {
-      const Token token = chooser.draw(tokens, {}, sampler, position, {}).token;
+      const Token token = drawAt(position, tokens, sampler).token;
       const Byte first = smallTokenizer()->bytes(token)[0];
       QCOMPARE(Token(first), verifier.draw(bytes, position, TokenView()));
       seen.insert(first);
@@ -100,21 +113,18 @@ class TokenChooserTest : public QObject {
   }
 
   void theEndOfATokenIsDrawnWithTheNumbersOfASpace() {
-    TokenChooser chooser(smallTokenizer());
     Sampler sampler = samplerAt(1);
     Sampler verifier = samplerAt(1);
     Logits next(256, -60);  // after "an", which is a token in four of five cases
     next[' '] = std::log(0.8f);
     next['d'] = std::log(0.2f);
     for (std::uint64_t position = 0; position < 300; ++position) {
-      const Token token =
-          chooser.draw(logitsOf({{256, 0.8}, {257, 0.2}}), {}, sampler, position, {}).token;
+      const Token token = drawAt(position, logitsOf({{256, 0.8}, {257, 0.2}}), sampler).token;
       QCOMPARE(token == 257, verifier.draw(next, position + 2, TokenView()) == 'd');
     }
   }
 
   void whatIsDrawnAgreesWithTheText() {
-    TokenChooser chooser(smallTokenizer());
     Sampler sampler = samplerAt(1.5);
     Random random(6);
     Logits logits(smallTokenizer()->vocabularySize());
@@ -123,7 +133,7 @@ class TokenChooserTest : public QObject {
       std::set<Token> seen;
       for (std::uint64_t position = 0; position < 300; ++position) {
         for (float& logit : logits) logit = random.uniform(-3, 3);
-        const Token token = chooser.draw(logits, known, sampler, position, {}).token;
+        const Token token = drawAt(position, logits, sampler, known).token;
         const ByteView bytes = smallTokenizer()->bytes(token);
         const std::size_t shared = std::min(bytes.size(), known.size());
         QVERIFY(shared > 0 &&
@@ -135,25 +145,21 @@ class TokenChooserTest : public QObject {
   }
 
   void confidenceIsThatOfTheRaces() {
-    TokenChooser chooser(smallTokenizer());
     Sampler sampler = samplerAt(1);
     double sure = 0, torn = 0;
     for (std::uint64_t position = 0; position < 400; ++position) {
-      sure += chooser.draw(logitsOf({{'x', 0.999}, {'t', 0.001}}), {}, sampler, position, {})
-                  .confidence;
-      torn +=
-          chooser.draw(logitsOf({{'x', 0.5}, {'t', 0.5}}), {}, sampler, position, {}).confidence;
+      sure += drawAt(position, logitsOf({{'x', 0.999}, {'t', 0.001}}), sampler).confidence;
+      torn += drawAt(position, logitsOf({{'x', 0.5}, {'t', 0.5}}), sampler).confidence;
     }
     QVERIFY2(sure / 400 > 0.95 && sure / 400 < 1, qPrintable(QString::number(sure / 400)));
     QVERIFY2(torn / 400 > 0.4 && torn / 400 < 0.8, qPrintable(QString::number(torn / 400)));
   }
 
   void whatWasWrittenIsPenalised() {
-    TokenChooser chooser(smallTokenizer());
     Sampler sampler({.temperature = 0.01, .repetitionPenalty = 50});
     const Logits logits = logitsOf({{'x', 0.6}, {'y', 0.4}});
-    QCOMPARE(chooser.draw(logits, {}, sampler, 0, toBytes("yy")).token, Token('x'));
-    QCOMPARE(chooser.draw(logits, {}, sampler, 0, toBytes("xx")).token, Token('y'));
+    QCOMPARE(drawAt(0, logits, sampler, {}, toBytes("yy")).token, Token('x'));
+    QCOMPARE(drawAt(0, logits, sampler, {}, toBytes("xx")).token, Token('y'));
   }
 };
 

@@ -4,7 +4,7 @@
 
 #include "engine/error.h"
 #include "engine/tokenizer/byte_level.h"
-#include "engine/tokenizer/tokenizer.h"
+#include "engine/tokenizer/token_tree.h"
 #include "tests/support/random_values.h"
 #include "tests/support/test_models.h"
 #include "tests/support/thrown.h"
@@ -320,6 +320,7 @@ class TokenizerTest : public QObject {
 
   void lookUpsAgreeWithBruteForce() {
     const Tokenizer& t = bundled();
+    const TokenTree tree(std::shared_ptr<const Tokenizer>(&t, [](const Tokenizer*) {}));
     const auto sorted = t.sortedTokens();
     std::set<Token> all(sorted.begin(), sorted.end());
     QCOMPARE(all.size(), sorted.size());
@@ -338,18 +339,26 @@ class TokenizerTest : public QObject {
     }
     for (const Bytes& prefix : prefixes) {
       std::set<Token> expected;
+      std::set<Token> starts;
       Token exact = -1;
       for (Token token = static_cast<Token>(t.vocabularySize()); token-- > 0;) {
         const ByteView bytes = t.bytes(token);
-        if (bytes.empty() || bytes.size() < prefix.size() ||
-            !std::ranges::equal(bytes.first(prefix.size()), prefix))
+        const std::size_t common = std::min(bytes.size(), prefix.size());
+        if (bytes.empty() ||
+            !std::ranges::equal(bytes.first(common), ByteView(prefix).first(common)))
           continue;
-        expected.insert(token);
+        (bytes.size() < prefix.size() ? starts : expected).insert(token);
         if (bytes.size() == prefix.size()) exact = token;
       }
-      const auto [first, last] = t.startingWith(prefix);
-      QVERIFY(std::set<Token>(sorted.begin() + long(first), sorted.begin() + long(last)) ==
-              expected);
+      std::set<Token> under;
+      if (const TokenTree::Node* node = tree.find(prefix)) {
+        under.insert(sorted.begin() + node->first, sorted.begin() + node->last);
+        QCOMPARE(node->whole > 0, exact >= 0);
+      }
+      QVERIFY(under == expected);
+      std::set<Token> foundStarts;
+      for (const std::uint32_t place : tree.startsOf(prefix)) foundStarts.insert(sorted[place]);
+      QVERIFY(foundStarts == starts);
       if (!prefix.empty()) QCOMPARE(t.find(prefix), exact);
     }
   }

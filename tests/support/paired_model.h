@@ -8,18 +8,24 @@
 #include <vector>
 
 #include "engine/decoding/sampler.h"
+#include "engine/decoding/token_chooser.h"
 #include "engine/model/runner_pair.h"
 #include "tests/support/forwarding_model.h"
 
 namespace mb::test {
 
+/// What a pair does wrongly: every so many runs, or never.
+struct PairFaults {
+  std::size_t draws = 0;   ///< the last token drawn is another one
+  std::size_t judges = 0;  ///< too little stands
+};
+
 /// Another model with runners that make pairs, and count what they do.
 class PairedModel : public ForwardingModel {
  public:
-  /// Of the pairs in which this model verifies, every `wrongEvery`-th run draws a token that is not
-  /// the most probable, or, in turn, lets too little stand. 0 for none.
-  explicit PairedModel(std::shared_ptr<const Model> model, std::size_t wrongEvery = 0)
-      : ForwardingModel(std::move(model)), m_wrongEvery(wrongEvery) {}
+  /// `faults` are of the pairs in which this model verifies.
+  explicit PairedModel(std::shared_ptr<const Model> model, PairFaults faults = {})
+      : ForwardingModel(std::move(model)), m_faults(faults) {}
   std::unique_ptr<Runner> newRunner() const override {
     return std::make_unique<PairedRunner>(*this);
   }
@@ -42,9 +48,10 @@ class PairedModel : public ForwardingModel {
       ++m_model.rewinds;
       ForwardingRunner::rewind(from, to, kept);
     }
-    std::unique_ptr<RunnerPair> pairWith(Runner& drafter, const TokenBytes& bytes) override {
+    std::unique_ptr<RunnerPair> pairWith(Runner& drafter,
+                                         std::shared_ptr<const TokenTree> tokens) override {
       auto* other = dynamic_cast<PairedRunner*>(&drafter);
-      return other ? std::make_unique<HostPair>(*other, *this, bytes) : nullptr;
+      return other ? std::make_unique<HostPair>(*other, *this, std::move(tokens)) : nullptr;
     }
 
    private:
@@ -54,23 +61,27 @@ class PairedModel : public ForwardingModel {
 
   class HostPair : public RunnerPair {
    public:
-    HostPair(PairedRunner& drafter, PairedRunner& verifier, TokenBytes bytes)
-        : m_drafter(drafter), m_verifier(verifier), m_bytes(std::move(bytes)) {}
+    HostPair(PairedRunner& drafter, PairedRunner& verifier, std::shared_ptr<const TokenTree> tokens)
+        : m_drafter(drafter),
+          m_verifier(verifier),
+          m_tokens(std::move(tokens)),
+          m_chooser(m_tokens) {}
+
+    bool samples() const override { return true; }
 
     Outcome run(const DraftPass& draft, const VerifyPass& verify,
                 const ChunkRequest& request) override {
       const std::size_t run = m_verifier.m_model.pairRuns++;
-      const std::size_t wrongEvery = m_verifier.m_model.m_wrongEvery;
-      const bool wrong = wrongEvery > 0 && run % wrongEvery == 0;
-      const bool drawsWrong = wrong && run / wrongEvery % 2 == 0;
+      const PairFaults& faults = m_verifier.m_model.m_faults;
+      const auto isIn = [run](std::size_t every) { return every > 0 && run % every == 0; };
       drawTokens(draft);
-      if (drawsWrong) m_drawn.back() = m_drawn.back() == 0 ? 1 : m_drawn.back() - 1;
+      if (isIn(faults.draws)) m_drawn.back() = m_drawn.back() == 0 ? 1 : m_drawn.back() - 1;
       m_chunk.assign(1, verify.first);
       for (const Byte byte : spelled(draft, verify.most)) m_chunk.push_back(byte);
       m_verifier.m_logits.clear();
       m_verifier.m_runner->advance(verify.from, verify.to, m_chunk, request);
       std::size_t kept = standing(verify.judgement);
-      if (wrong && !drawsWrong && kept > 1) --kept;
+      if (isIn(faults.judges) && kept > 1) --kept;
       m_verifier.m_runner->rewind(verify.from, verify.to, kept);
       return {m_drawn, m_chunk, kept, 0};
     }
@@ -86,20 +97,46 @@ class PairedModel : public ForwardingModel {
       m_drafter.m_logits.clear();
       for (const Token token : draft.known) read(token, draft.to.front());
       m_drawn.clear();
+      ByteView agree = draft.agree;
+      std::size_t spelled = 0;
       while (true) {
-        m_drawn.push_back(m_drawn.empty() && !draft.agree.empty()
-                              ? agreeing(draft.agree)
-                              : argmax(m_drafter.m_logits.back()));
+        const bool samples = draft.drawing.temperature > 0;
+        m_drawn.push_back(samples ? sampled(draft.drawing, agree, spelled) : mostProbable(agree));
         if (m_drawn.size() == draft.to.size()) return;
+        const std::size_t size = m_tokens->tokenizer().bytes(m_drawn.back()).size();
+        const std::size_t known = std::min(size, agree.size());
+        spelled += size - known;
+        agree = samples ? agree.subspan(known) : ByteView();
         read(m_drawn.back(), draft.to[m_drawn.size()]);
       }
     }
 
-    Token agreeing(ByteView agree) const {
+    static Sampler samplerFor(const Drawing& drawing) {
+      return Sampler({.temperature = drawing.temperature,
+                      .topK = drawing.topK,
+                      .topP = drawing.topP,
+                      .minP = drawing.minP});
+    }
+
+    /// The token drawn behind so many bytes of those drawn before.
+    Token sampled(const Drawing& drawing, ByteView agree, std::size_t spelled) {
+      Sampler sampler = samplerFor(drawing);
+      return m_chooser
+          .draw(m_drafter.m_logits.back(), agree,
+                [&](std::span<const float> logits, ByteView bytes) {
+                  const std::size_t last = drawing.keys.size() - 1;
+                  return sampler.raceWithKey(logits,
+                                             drawing.keys[std::min(spelled + bytes.size(), last)]);
+                })
+          .token;
+    }
+
+    Token mostProbable(ByteView agree) const {
       const std::vector<float>& logits = m_drafter.m_logits.back();
+      if (agree.empty()) return argmax(logits);
       Token best = -1;
       for (std::size_t i = 0; i < logits.size(); ++i) {
-        const ByteView bytes = m_bytes(static_cast<Token>(i));
+        const ByteView bytes = m_tokens->tokenizer().bytes(static_cast<Token>(i));
         const std::size_t common = std::min(bytes.size(), agree.size());
         if (common == 0 || !std::ranges::equal(bytes.first(common), agree.first(common))) continue;
         if (best < 0 || logits[i] > logits[static_cast<std::size_t>(best)])
@@ -113,11 +150,11 @@ class PairedModel : public ForwardingModel {
       ByteView agree = draft.agree;
       std::size_t taken = 0;
       for (const Token token : m_drawn) {
-        const ByteView bytes = m_bytes(token);
+        const ByteView bytes = m_tokens->tokenizer().bytes(token);
         if (taken == draft.tokens || bytes.empty()) break;
         const std::size_t known = std::min(bytes.size(), agree.size());
         agree = agree.subspan(known);
-        if (!agree.empty()) break;
+        if (!agree.empty() && draft.drawing.temperature <= 0) break;
         text.insert(text.end(), bytes.begin() + static_cast<std::ptrdiff_t>(known), bytes.end());
         taken += bytes.size() > known;
       }
@@ -125,10 +162,12 @@ class PairedModel : public ForwardingModel {
       return text;
     }
 
-    /// By rank, or as greedy as the drawing; what would have to be sampled stands.
     bool stands(std::size_t i, const Judgement& judgement) const {
       const auto logits = m_verifier.m_runner->logits(i - 1);
-      if (!judgement.beta) return judgement.drawing.temperature > 0 || argmax(logits) == m_chunk[i];
+      if (!judgement.beta)
+        return samplerFor(judgement.drawing)
+                   .raceWithKey(logits, judgement.drawing.keys[i - 1])
+                   .token == m_chunk[i];
       const float own = logits[static_cast<std::size_t>(m_chunk[i])];
       const auto better = std::ranges::count_if(logits, [&](float l) { return l > own; });
       return static_cast<std::size_t>(better) < *judgement.beta;
@@ -142,12 +181,13 @@ class PairedModel : public ForwardingModel {
 
     PairedRunner& m_drafter;
     PairedRunner& m_verifier;
-    TokenBytes m_bytes;
+    std::shared_ptr<const TokenTree> m_tokens;
+    TokenChooser m_chooser;
     std::vector<Token> m_drawn;
     std::vector<Token> m_chunk;
   };
 
-  std::size_t m_wrongEvery;
+  PairFaults m_faults;
 };
 
 }  // namespace mb::test

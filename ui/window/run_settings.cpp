@@ -16,7 +16,6 @@ namespace mb::ui {
 RunSettings RunSettings::defaults() {
   RunSettings settings;
   settings.generation.speculation = Speculation::Exact;
-  settings.generation.leastConfidence = 0.4;
   settings.generation.sampler.temperature = 0.8;
   settings.generation.sampler.topK = 40;
   settings.generation.sampler.seed = 7;

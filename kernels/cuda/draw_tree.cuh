@@ -1,0 +1,206 @@
+// Drawing a subword token byte by byte where the logits are, as TokenChooser does on the host, up
+// to rounding.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/draw.cuh"
+#include "kernels/cuda/packets.cuh"
+#include "kernels/cuda/token_tree.h"
+
+namespace mb::cuda {
+
+/// What a block keeps of a tree in shared memory.
+struct TreeMemory {
+  float weights[kComputeThreads];           ///< of the next bytes
+  std::uint32_t children[kComputeThreads];  ///< nodes that they lead to
+  float totals[kComputeWarps];              ///< of each warp's stretch of the tokens
+  int startPlaces[kMostTokens];  ///< of tokens that are a start of what is to be agreed with
+  int startSizes[kMostTokens];
+  float sums[1];  ///< of the weights before each token in its stretch
+};
+
+/// Tokens of a warp's stretch.
+__host__ __device__ inline std::uint32_t treeStretch(std::uint32_t tokens) {
+  return (tokens + kComputeThreads - 1) / kComputeThreads * 32;
+}
+inline std::size_t treeMemoryBytes(std::uint32_t tokens) {
+  return sizeof(TreeMemory) + sizeof(float) * kComputeWarps * treeStretch(tokens);
+}
+
+/// How far the tokens drawn have come.
+struct TreeProgress {
+  int agreed = 0;  ///< bytes that they had to agree with
+  int drawn = 0;   ///< bytes behind those: each has a key of its own
+};
+
+/// Draws with all compute threads, which all get the token.
+class TreeDraw {
+ public:
+  /// The token has to agree with what `progress` leaves of `agreement`.
+  __device__ TreeDraw(const TokenTree& tree, const Agreement& agreement, TreeProgress& progress,
+                      TreeMemory& memory, DrawMemory& drawMemory)
+      : m_tree(tree),
+        m_progress(progress),
+        m_memory(memory),
+        m_drawMemory(drawMemory),
+        m_stretch(treeStretch(tree.count)),
+        m_node(tree.nodes[0]) {
+    for (; progress.agreed + m_depth < static_cast<int>(agreement.size); ++m_depth) {
+      if (m_depth > 0 && m_node.whole > 0) addStart();
+      m_node = childOf(m_node, agreement.bytes[progress.agreed + m_depth]);
+    }
+    m_first = m_node.first;
+    m_last = m_node.last;
+  }
+
+  /// Waits for the logits, which come in the order of the tree.
+  __device__ void gather(const uint2* packets, std::uint32_t sequence) {
+    constexpr int kRows = 8;  // on the way at a time
+    for (std::uint32_t begin = 0; begin < m_tree.count; begin += kRows * kComputeThreads) {
+      const auto placeIn = [&](int row) { return begin + row * kComputeThreads + threadIdx.x; };
+      uint2 seen[kRows];
+      await([&] {
+        bool all = true;
+#pragma unroll
+        for (int row = 0; row < kRows; ++row) {
+          const std::uint32_t at = placeIn(row);
+          if (at < m_tree.count) seen[row] = look(packets + at);
+          all &= at >= m_tree.count || isOf(seen[row], sequence);
+        }
+        return all;
+      });
+#pragma unroll
+      for (int row = 0; row < kRows; ++row) {
+        const std::uint32_t at = placeIn(row);
+        if (at < m_tree.count) m_memory.sums[at] = __uint_as_float(seen[row].x);
+        if (isPossible(at)) m_best.take(__uint_as_float(seen[row].x), static_cast<int>(at));
+      }
+    }
+  }
+
+  __device__ std::int32_t draw(const Drawing& drawing) {
+    m_best = bestOfBlock(m_best, m_drawMemory);
+    const Best start = bestStart();
+    const float top = fmaxf(m_best.logit, start.logit);
+    meet();  // who still reads logits
+    addWeights(top);
+    if (power2((start.logit - top) * kLog2E) > weightOf(m_node)) {
+      m_progress.agreed += m_memory.startSizes[start.token];
+      return m_tree.sorted[m_memory.startPlaces[start.token]];
+    }
+    m_progress.agreed += m_depth;
+    while (m_node.childCount > 0) {
+      const int key = min(m_progress.drawn, static_cast<int>(kMostTokens) - 1);
+      if (!descend(drawing, drawing.keys[key])) break;
+      ++m_progress.drawn;
+    }
+    return m_tree.sorted[m_node.first];
+  }
+
+ private:
+  /// The byte that mostly follows a finished token, as in TokenChooser.
+  static constexpr std::uint32_t kMostlyNext = ' ';
+
+  __device__ bool isPossible(std::uint32_t place) const {
+    return place >= m_first && place < m_last;
+  }
+
+  /// Without tokens when there is no such child. Every warp looks for itself.
+  __device__ TokenNode childOf(const TokenNode& node, std::uint32_t byte) const {
+    for (std::uint32_t begin = 0; begin < node.childCount; begin += 32) {
+      const std::uint32_t child = begin + threadIdx.x % 32;
+      const bool isIt = child < node.childCount && m_tree.nodes[node.children + child].byte == byte;
+      const unsigned found = __ballot_sync(~0u, isIt);
+      if (found) return m_tree.nodes[node.children + begin + __ffs(found) - 1];
+    }
+    return {};
+  }
+
+  /// The tokens of this node that have no other bytes are a start of what is to be agreed with.
+  __device__ void addStart() {
+    if (threadIdx.x == 0) {
+      m_memory.startPlaces[m_starts] = static_cast<int>(m_node.first);
+      m_memory.startSizes[m_starts] = m_depth;
+    }
+    ++m_starts;
+  }
+
+  /// The most probable of the starts, as its index among them.
+  __device__ Best bestStart() const {
+    Best best;
+    for (int i = 0; i < m_starts; ++i) best.take(m_memory.sums[m_memory.startPlaces[i]], i);
+    return best;
+  }
+
+  /// Replaces the logits by sums of the weights before them.
+  __device__ void addWeights(float top) const {
+    const std::uint32_t lane = threadIdx.x % 32;
+    const std::uint32_t warp = threadIdx.x / 32;
+    float total = 0;
+#pragma unroll 4
+    for (std::uint32_t row = 0; row < m_stretch; row += 32) {
+      const std::uint32_t at = warp * m_stretch + row + lane;
+      float sum = isPossible(at) ? power2((m_memory.sums[at] - top) * kLog2E) : 0.0f;
+      for (int offset = 1; offset < 32; offset *= 2) {
+        const float before = __shfl_up_sync(~0u, sum, offset);
+        if (lane >= static_cast<std::uint32_t>(offset)) sum += before;
+      }
+      const float before = __shfl_up_sync(~0u, sum, 1);
+      m_memory.sums[at] = total + (lane > 0 ? before : 0.0f);
+      total += __shfl_sync(~0u, sum, 31);
+    }
+    if (lane == 0) m_memory.totals[warp] = total;
+    meet();
+  }
+
+  __device__ float sumBefore(std::uint32_t place) const {
+    const std::uint32_t stretch = place / m_stretch;
+    float sum = stretch < kComputeWarps ? m_memory.sums[place] : 0.0f;
+    for (std::uint32_t warp = 0; warp < stretch; ++warp) sum += m_memory.totals[warp];
+    return sum;
+  }
+  __device__ float weightOf(std::uint32_t first, std::uint32_t last) const {
+    return fmaxf(sumBefore(last) - sumBefore(first), 0.0f);
+  }
+  __device__ float weightOf(const TokenNode& node) const {
+    return weightOf(node.first, node.last);
+  }
+
+  /// Draws the next byte. Returns whether the token goes on with it.
+  __device__ bool descend(const Drawing& drawing, std::uint64_t key) {
+    const std::uint32_t thread = threadIdx.x;
+    meet();  // who still reads the weights of the bytes before
+    m_memory.weights[thread] = 0;
+    meet();
+    if (thread < m_node.childCount) {
+      const TokenNode child = m_tree.nodes[m_node.children + thread];
+      m_memory.weights[child.byte] = weightOf(child);
+      m_memory.children[child.byte] = m_node.children + thread;
+    }
+    meet();
+    const float goingOn = m_memory.weights[kMostlyNext];
+    const float ending = weightOf(m_node.first, m_node.first + m_node.whole);
+    const float weight = m_memory.weights[thread] + (thread == kMostlyNext ? ending : 0.0f);
+    const float logit = weight > 0 ? kLn2 * logarithm2(weight) : Best{}.logit;
+    const int byte = drawToken(drawing, kComputeThreads, logit, key, m_drawMemory);
+    if (byte == static_cast<int>(kMostlyNext) && ending > goingOn) return false;
+    if (!(m_memory.weights[byte] > 0)) return false;  // only where logits are no numbers
+    m_node = m_tree.nodes[m_memory.children[byte]];
+    return true;
+  }
+
+  const TokenTree& m_tree;
+  TreeProgress& m_progress;
+  TreeMemory& m_memory;
+  DrawMemory& m_drawMemory;
+  const std::uint32_t m_stretch;
+  TokenNode m_node;
+  int m_depth = 0;  ///< bytes to agree with
+  int m_starts = 0;
+  std::uint32_t m_first = 0;  ///< tokens that start with all of them
+  std::uint32_t m_last = 0;
+  Best m_best;
+};
+
+}  // namespace mb::cuda
