@@ -181,8 +181,8 @@ Run addGenerate(CLI::App& app) {
   command
       .add_option(
           "--draft-confidence", arguments->settings.leastConfidence,
-          "Draft only while the drafter expects the draft to be kept with this probability; "
-          "0 always drafts")
+          "Draft bytes only while the drafter expects the draft to be kept with this probability; "
+          "0 always drafts whole tokens")
       ->check(Between(0.0, 1.0))
       ->capture_default_str();
   command.add_flag("--no-healing", arguments->noHealing,

@@ -26,9 +26,9 @@ struct DraftSettings {
   /// token is the most probable one that agrees with the bytes since: its bytes start with them, or
   /// are their start. Without healing those bytes are read as tokens of their own.
   bool healing = true;
-  /// Draft a token only while the drafter expects the draft up to it to be kept with at least this
-  /// probability. An unsure drafter then drafts nothing and the verifier writes a byte alone. 0
-  /// always drafts.
+  /// Draft a byte only while the drafter expects the draft up to it to be kept with at least this
+  /// probability: about what it costs to test a byte, of what it costs to write one. An unsure
+  /// drafter drafts nothing, and the verifier writes a byte alone. 0 always drafts whole tokens.
   double leastConfidence = 0;
   /// How the verifier draws. When it is greedy, drafts are the most probable tokens. Otherwise they
   /// are drawn, byte by byte with the verifier's random numbers, so that it mostly draws the same.

@@ -45,11 +45,6 @@ float weigh(std::span<const float> logits, float scale, std::vector<float>& weig
   return ops.exponentials(logits.data(), logits.size(), top, scale, weights.data());
 }
 
-double probabilityOfLargest(std::span<const float> logits) {
-  std::vector<float> weights;
-  return 1.0 / weigh(logits, 1, weights);
-}
-
 Sampler::Outcome Sampler::race(std::span<const float> logits, std::uint64_t position,
                                ByteView recent) {
   if (m_settings.repetitionPenalty == 1) return race(logits, position, TokenView());

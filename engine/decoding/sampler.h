@@ -90,7 +90,4 @@ Token argmax(std::span<const float> logits);
 /// least one. Returns their sum.
 float weigh(std::span<const float> logits, float scale, std::vector<float>& weights);
 
-/// Softmax probability of the largest logit; there is at least one.
-double probabilityOfLargest(std::span<const float> logits);
-
 }  // namespace mb

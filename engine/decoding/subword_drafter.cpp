@@ -169,8 +169,7 @@ void SubwordDrafter::keepBoundaries(std::size_t first, std::size_t count, std::s
 TokenChooser::Choice SubwordDrafter::choose(const Progress& progress) {
   if (isPrepared(progress)) {
     const Token token = m_steps[progress.boundary];
-    return m_tokenizer->bytes(token).empty() ? TokenChooser::Choice()
-                                             : TokenChooser::Choice{token, 1};
+    return {m_tokenizer->bytes(token).empty() ? -1 : token, {}};
   }
   if (m_settings.sampler.isGreedy())
     return m_chooser.mostProbable(m_logits[progress.boundary], progress.agree,
@@ -234,21 +233,34 @@ bool SubwordDrafter::goOn(Progress& progress, std::size_t tokens, std::size_t ma
     if (progress.boundary >= m_computed) return false;
     ByteView& agree = progress.agree;
     const TokenChooser::Choice choice = choose(progress);
-    const double confidence = progress.confidence * choice.confidence;
-    if (choice.token < 0 || confidence < m_settings.leastConfidence) break;
-    progress.confidence = confidence;
-    takeStep(progress.boundary, choice.token);
+    if (choice.token < 0) break;
     const ByteView bytes = m_tokenizer->bytes(choice.token);
     const std::size_t known = std::min(bytes.size(), agree.size());
+    const std::size_t fresh = bytes.size() - known;
+    const std::size_t sure = std::min(fresh, sureBytes(progress, choice));
+    if (fresh > 0 && sure == 0) break;
+    takeStep(progress.boundary, choice.token);
     agree = agree.subspan(known);
-    if (bytes.size() == known) continue;  // re-reads the text, drafts nothing
-    const ByteView fresh =
-        bytes.subspan(known, std::min(bytes.size() - known, maxBytes - draft.bytes.size()));
+    if (fresh == 0) continue;  // re-reads the text, drafts nothing
     const auto begin = static_cast<std::uint16_t>(draft.bytes.size());
-    draft.bytes.insert(draft.bytes.end(), fresh.begin(), fresh.end());
+    const ByteView taken = bytes.subspan(known, std::min(sure, maxBytes - begin));
+    draft.bytes.insert(draft.bytes.end(), taken.begin(), taken.end());
     draft.tokens.push_back({choice.token, begin, static_cast<std::uint16_t>(draft.bytes.size())});
+    if (sure < fresh) break;
+    if (!choice.confidences.empty()) progress.confidence *= choice.confidences.back();
   }
   return true;
+}
+
+/// How many of a token's bytes the drafter is sure enough of.
+std::size_t SubwordDrafter::sureBytes(const Progress& progress,
+                                      const TokenChooser::Choice& choice) const {
+  std::size_t sure = 0;
+  if (m_settings.leastConfidence <= 0) return ~sure;
+  while (sure < choice.confidences.size() &&
+         progress.confidence * choice.confidences[sure] >= m_settings.leastConfidence)
+    ++sure;
+  return sure;
 }
 
 std::unique_ptr<RunnerPair> SubwordDrafter::pairWith(Runner& verifier) {

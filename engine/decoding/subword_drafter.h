@@ -72,6 +72,7 @@ class SubwordDrafter : public Drafter {
   }
   TokenChooser::Choice choose(const Progress& progress);
   TokenChooser::Choice drawFor(const Progress& progress);
+  std::size_t sureBytes(const Progress& progress, const TokenChooser::Choice& choice) const;
   bool isPrepared(const Progress& progress) const;
   std::size_t mostRereading(ByteView agree) const;
   std::size_t confirmedSteps(TokenView settledTokens) const;

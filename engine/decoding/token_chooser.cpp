@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <numeric>
 #include <utility>
 
 namespace mb {
@@ -26,24 +28,35 @@ TokenChooser::TokenChooser(std::shared_ptr<const TokenTree> tree)
     : m_tree(std::move(tree)), m_byteLogits(256) {}
 
 TokenChooser::Choice TokenChooser::mostProbable(std::span<const float> logits, ByteView agree,
-                                                bool wantsConfidence) const {
-  const auto confidenceIn = [&](std::span<const float> chosen) {
-    return wantsConfidence ? probabilityOfLargest(chosen) : 1;
+                                                bool wantsConfidences) {
+  const Node* node = m_tree->find(agree);
+  const std::vector<std::uint32_t> starts = m_tree->startsOf(agree);
+  Choice choice;
+  float largest = -std::numeric_limits<float>::infinity();
+  const auto consider = [&](std::uint32_t place) {
+    const Token token = m_tree->tokenAt(place);
+    const float logit = logits[static_cast<std::size_t>(token)];
+    if (choice.token >= 0 && logit <= largest) return;
+    choice.token = token;
+    largest = logit;
   };
   if (agree.empty()) {
-    const Token best = argmax(logits);
-    if (m_tree->tokenizer().bytes(best).empty()) return {};
-    return {best, confidenceIn(logits)};
+    choice.token = argmax(logits);
+    if (m_tree->tokenizer().bytes(choice.token).empty()) return {};
+  } else {
+    if (node)
+      for (std::uint32_t i = node->first; i < node->last; ++i) consider(i);
+    for (const std::uint32_t start : starts) consider(start);
   }
-  std::vector<Token> agreeing;
-  if (const Node* node = m_tree->find(agree))
-    for (std::uint32_t i = node->first; i < node->last; ++i) agreeing.push_back(m_tree->tokenAt(i));
-  for (const std::uint32_t start : m_tree->startsOf(agree))
-    agreeing.push_back(m_tree->tokenAt(start));
-  if (agreeing.empty()) return {};
-  std::vector<float> chosen;
-  for (const Token token : agreeing) chosen.push_back(logits[static_cast<std::size_t>(token)]);
-  return {agreeing[static_cast<std::size_t>(argmax(chosen))], confidenceIn(chosen)};
+  const ByteView bytes = m_tree->tokenizer().bytes(choice.token);
+  if (!wantsConfidences || bytes.size() <= agree.size()) return choice;
+  weighAgreeing(logits, node, starts);
+  const double all = std::accumulate(m_weights.begin(), m_weights.end(), 0.0);
+  for (const Byte byte : bytes.subspan(agree.size())) {
+    node = m_tree->childOf(*node, byte);
+    choice.confidences.push_back(weightOf(*node) / all);
+  }
+  return choice;
 }
 
 /// Of the tokens of a node, which may be null, and of some starts: at least one.
@@ -72,7 +85,8 @@ TokenChooser::Choice TokenChooser::draw(std::span<const float> logits, ByteView 
   const std::span<const float> ofStarts = std::span(m_weights).last(starts.size());
   const auto heaviest = std::ranges::max_element(ofStarts);
   if (heaviest != ofStarts.end() && (!node || static_cast<double>(*heaviest) > weightOf(*node)))
-    return {m_tree->tokenAt(starts[static_cast<std::size_t>(heaviest - ofStarts.begin())]), 1};
+    return {m_tree->tokenAt(starts[static_cast<std::size_t>(heaviest - ofStarts.begin())]), {}};
+  Choice choice;
   double confidence = 1;
   Bytes drawn;
   while (node->childCount > 0) {
@@ -90,11 +104,12 @@ TokenChooser::Choice TokenChooser::draw(std::span<const float> logits, ByteView 
     confidence *= agreement(lead);
     drawn.push_back(static_cast<Byte>(byte));
     if (drawn.back() == kMostlyNext && ending > goingOn) break;
-    const auto child = std::ranges::find(children, drawn.back(), &Node::byte);
-    if (child == children.end()) return {};  // only where logits are no numbers
-    node = &*child;
+    choice.confidences.push_back(confidence);
+    node = m_tree->childOf(*node, drawn.back());
+    if (!node) return {};  // only where logits are no numbers
   }
-  return {m_tree->tokenAt(node->first), confidence};
+  choice.token = m_tree->tokenAt(node->first);
+  return choice;
 }
 
 }  // namespace mb

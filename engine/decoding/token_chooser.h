@@ -21,13 +21,14 @@ class TokenChooser {
 
   struct Choice {
     Token token = -1;  ///< -1 when none agrees
-    /// That the verifier goes along, as far as the drafter can tell.
-    double confidence = 0;
+    /// For each of its bytes behind those to agree with: how probable it is that the verifier goes
+    /// along up to it, as far as the drafter can tell. Empty when nobody wanted to know.
+    std::vector<double> confidences;
   };
 
-  /// The most probable token. Its confidence is its probability among those that agree, or 1 when
-  /// nobody `wantsConfidence`.
-  Choice mostProbable(std::span<const float> logits, ByteView agree, bool wantsConfidence) const;
+  /// The most probable token. Its bytes are as probable as the tokens that share them with it,
+  /// among those that agree.
+  Choice mostProbable(std::span<const float> logits, ByteView agree, bool wantsConfidences);
 
   /// Draws a byte from 256 logits, with the random numbers that the verifier has at its position:
   /// that behind the bytes to agree with and those drawn so far.

@@ -35,13 +35,14 @@ class TokenTree {
 
   /// The tokens that start with these bytes; null when none does.
   const Node* find(ByteView prefix) const;
+  /// The child with this byte, or null.
+  const Node* childOf(const Node& node, Byte byte) const;
   /// Places, among the sorted tokens, of those that are a start of these bytes and shorter; the
   /// shortest first.
   std::vector<std::uint32_t> startsOf(ByteView bytes) const;
 
  private:
   void grow(std::size_t node, std::size_t depth);
-  const Node* childOf(const Node& node, Byte byte) const;
 
   std::shared_ptr<const Tokenizer> m_tokenizer;
   std::vector<Node> m_nodes;

@@ -63,18 +63,22 @@ class TokenChooserTest : public QObject {
 
  private slots:
   void theMostProbableTokenThatAgrees() {
-    const TokenChooser chooser(smallTree());
+    TokenChooser chooser(smallTree());
     const Logits logits = logitsOf({{'x', 0.4}, {257, 0.3}, {256, 0.2}, {'a', 0.1}});
-    const auto check = [&](const char* agree, Token token, double confidence) {
+    const auto check = [&](const char* agree, Token token, const std::vector<double>& confidences) {
       const auto choice = chooser.mostProbable(logits, toBytes(agree), true);
       QCOMPARE(choice.token, token);
-      QVERIFY(std::abs(choice.confidence - confidence) < 1e-4);
-      QCOMPARE(chooser.mostProbable(logits, toBytes(agree), false).confidence, 1.0);
+      QCOMPARE(choice.confidences.size(), confidences.size());
+      for (std::size_t i = 0; i < confidences.size(); ++i)
+        QVERIFY(std::abs(choice.confidences[i] - confidences[i]) < 1e-4);
+      const auto unsaid = chooser.mostProbable(logits, toBytes(agree), false);
+      QCOMPARE(unsaid.token, token);
+      QVERIFY(unsaid.confidences.empty());
     };
-    check("", 'x', 0.4);
-    check("a", 257, 0.5);
-    check("an", 257, 0.5);
-    check("anx", 256, 2.0 / 3);  // "an" or "a" again, to begin with
+    check("", 'x', {0.4});
+    check("a", 257, {5.0 / 6, 0.5});
+    check("an", 257, {0.5});
+    check("anx", 256, {});  // "an" or "a" again, to begin with
   }
 
   // 5 degrees of freedom: 25 is exceeded by chance once in 7,000 seeds; the seed is fixed.
@@ -148,8 +152,11 @@ class TokenChooserTest : public QObject {
     Sampler sampler = samplerAt(1);
     double sure = 0, torn = 0;
     for (std::uint64_t position = 0; position < 400; ++position) {
-      sure += drawAt(position, logitsOf({{'x', 0.999}, {'t', 0.001}}), sampler).confidence;
-      torn += drawAt(position, logitsOf({{'x', 0.5}, {'t', 0.5}}), sampler).confidence;
+      sure += drawAt(position, logitsOf({{'x', 0.999}, {'t', 0.001}}), sampler).confidences.at(0);
+      torn += drawAt(position, logitsOf({{'x', 0.5}, {'t', 0.5}}), sampler).confidences.at(0);
+      const auto both = drawAt(position, logitsOf({{257, 0.6}, {260, 0.4}}), sampler);
+      QCOMPARE(both.confidences.size(), smallTokenizer()->bytes(both.token).size());
+      QVERIFY(std::ranges::is_sorted(both.confidences, std::greater()));
     }
     QVERIFY2(sure / 400 > 0.95 && sure / 400 < 1, qPrintable(QString::number(sure / 400)));
     QVERIFY2(torn / 400 > 0.4 && torn / 400 < 0.8, qPrintable(QString::number(torn / 400)));

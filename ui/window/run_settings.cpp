@@ -16,6 +16,7 @@ namespace mb::ui {
 RunSettings RunSettings::defaults() {
   RunSettings settings;
   settings.generation.speculation = Speculation::Exact;
+  settings.generation.leastConfidence = 0.3;
   settings.generation.sampler.temperature = 0.8;
   settings.generation.sampler.topK = 40;
   settings.generation.sampler.seed = 7;
@@ -152,8 +153,8 @@ void RunSettingsEditor::buildGrid() {
       integer(1, 100'000'000, tr("Bytes to write"), tr("Bytes that one press of Generate writes"));
   m_beta = integer(1, 256, tr("Beta"), tr("β: rank within which Top-β accepts a drafted byte"));
   m_confidence = real(0, 1, 0.05, tr("Least draft confidence"),
-                      tr("Draft a token only while the drafter expects the draft up to it to be "
-                         "kept with at least this probability; 0 always drafts"));
+                      tr("Draft a byte only while the drafter expects the draft up to it to be "
+                         "kept with at least this probability; 0 always drafts whole tokens"));
   m_healing = new QCheckBox(tr("Token healing"));
   m_healing->setAccessibleName(m_healing->text());
   m_healing->setToolTip(
