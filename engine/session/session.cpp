@@ -167,25 +167,28 @@ void Session::score(SessionListener& listener, std::stop_token stop) {
   scoreSome(m_text.size(), listener, std::move(stop));
 }
 
-bool Session::speculates(const GenerationSettings& settings) const {
-  return m_drafter && settings.speculation != Speculation::Off;
-}
-
 void Session::prepare(const GenerationSettings& settings, SessionListener& listener,
                       std::stop_token stop) {
   score(listener, stop);
-  if (!speculates(settings)) return;
+  startDrafter(settings, m_text, stop);
+}
+
+/// Has the drafter follow `text`. Null when these settings want none.
+Drafter* Session::startDrafter(const GenerationSettings& settings, ByteView text,
+                               std::stop_token stop) {
+  if (!m_drafter || settings.speculation == Speculation::Off) return nullptr;
   m_drafter->configure({settings.healing, settings.leastConfidence, settings.sampler});
-  m_drafter->reset(m_text, stop);
+  m_drafter->reset(text, std::move(stop));
+  return m_drafter.get();
 }
 
 void Session::generate(std::size_t count, const GenerationSettings& settings,
                        SessionListener& listener, std::stop_token stop) {
   if (m_text.empty())
     throw RequestError("the text is empty; the model needs at least one byte to go on from");
-  prepare(settings, listener, stop);
+  score(listener, stop);
+  Drafter* drafter = startDrafter(settings, m_text, stop);
   const ListenerScope scope(m_listener, listener);
-  Drafter* drafter = speculates(settings) ? m_drafter.get() : nullptr;
   Generator(m_cursor, drafter, settings, m_text, m_rounds, m_pair.get())
       .run(count, request(stop), *this);
 }
@@ -233,8 +236,8 @@ void Session::observe(std::size_t first, std::size_t last, const TapRequest& tap
   }
 }
 
-double Session::timePlainDecoding(std::size_t first, std::size_t last,
-                                  const SamplerSettings& settings, std::stop_token stop) {
+double Session::timeDecoding(std::size_t first, std::size_t last,
+                             const GenerationSettings& settings, std::stop_token stop) {
   class Ignore : public GenerationSink {
     void wrote(std::span<const ByteRecord>) override {}
     void finishedRound(const RoundRecord&) override {}
@@ -243,10 +246,10 @@ double Session::timePlainDecoding(std::size_t first, std::size_t last,
   if (first == 0 || first >= last) return 0;
   Cursor cursor = cursorAt(first, stop);
   Bytes text(m_text.begin(), m_text.begin() + static_cast<std::ptrdiff_t>(first));
-  GenerationSettings plain;
-  plain.sampler = settings;
+  Drafter* drafter = startDrafter(settings, text, stop);
   const auto start = std::chrono::steady_clock::now();
-  Generator(cursor, nullptr, plain, text, 0).run(last - first, request(stop), ignore);
+  Generator(cursor, drafter, settings, text, 0, m_pair.get())
+      .run(last - first, request(stop), ignore);
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 

@@ -81,10 +81,10 @@ class Session : private GenerationSink {
   void observe(std::size_t first, std::size_t last, const TapRequest& taps,
                SessionListener& listener, std::stop_token stop);
 
-  /// Seconds that plain decoding takes to go on from `first` for as many bytes as [first, last), as
-  /// `settings` say. Reading up to `first` is not counted.
-  double timePlainDecoding(std::size_t first, std::size_t last, const SamplerSettings& settings,
-                           std::stop_token stop);
+  /// Seconds that it takes to go on from `first` for as many bytes as [first, last), as `settings`
+  /// say, while nobody listens. Reading up to `first` is not counted.
+  double timeDecoding(std::size_t first, std::size_t last, const GenerationSettings& settings,
+                      std::stop_token stop);
 
   /// What the model expects after the text; nothing before score() or for an empty text.
   std::optional<Prediction> next() const;
@@ -99,7 +99,7 @@ class Session : private GenerationSink {
   void finishedRound(const RoundRecord& round) override;
   void keepSnapshot();
   void goBack(std::size_t at);
-  bool speculates(const GenerationSettings& settings) const;
+  Drafter* startDrafter(const GenerationSettings& settings, ByteView text, std::stop_token stop);
   ChunkRequest request(std::stop_token stop) const;
   std::size_t nextChunk() const;
   Cursor cursorAt(std::size_t position, std::stop_token stop);

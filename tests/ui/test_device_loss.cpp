@@ -180,7 +180,7 @@ class DeviceLossTest : public QObject {
     write(talk, DeviceKind::Cuda);
     if (QTest::currentTestFailed()) return;
     device->chunks = 0;
-    talk.worker().post(ui::TimePlain{20, 60, {}, 1.0});
+    talk.worker().post(ui::TimePlain{20, 60, {}});
     TRY(talk, talk.last<ui::PlainTimed>());
     QCOMPARE(talk.last<ui::PlainTimed>()->bytes, std::size_t{40});
     QCOMPARE(talk.all<DeviceLost>().size(), std::size_t{1});

@@ -267,7 +267,7 @@ class EngineWorkerTest : public QObject {
     start(talk, toBytes("The rain"));
     const auto first = talk.generate(kEndless, settings());
     TRY(talk, talk.text.size() > 8);
-    talk.worker().post(TimePlain{1, 8, {}, 1});
+    talk.worker().post(TimePlain{1, 8, {}});
     talk.worker().stop();
     TRY(talk, talk.finished(first) && talk.last<TaskFailed>());
     QCOMPARE(talk.last<TaskFailed>()->task, Task::TimePlain);
@@ -365,10 +365,10 @@ class EngineWorkerTest : public QObject {
     EngineTalk talk;
     start(talk, toBytes("The rain in the harbour"));
     const Bytes before = talk.text;
-    talk.worker().post(TimePlain{5, 15, settings().sampler, 0.5});
+    talk.worker().post(TimePlain{5, 15, settings()});
     TRY(talk, talk.last<PlainTimed>());
     QCOMPARE(talk.last<PlainTimed>()->bytes, std::size_t{10});
-    QCOMPARE(talk.last<PlainTimed>()->speculativeSeconds, 0.5);
+    QVERIFY(talk.last<PlainTimed>()->speculativeSeconds > 0);
     QVERIFY(talk.last<PlainTimed>()->plainSeconds > 0);
     const auto run = talk.generate(20, settings());
     TRY(talk, talk.finished(run));

@@ -321,11 +321,16 @@ void EngineWorker::perform(const Observe& command, std::stop_token) {
 void EngineWorker::perform(const TimePlain& command, std::stop_token stop) {
   if (!m_session) return;
   setActivity(Activity{Task::TimePlain, 0, 0});
-  PlainTimed timed{command.last - command.first, 0, command.speculativeSeconds};
+  PlainTimed timed{command.last - command.first, 0, 0};
+  GenerationSettings plain = command.generation;
+  plain.speculation = Speculation::Off;
+  const auto secondsWith = [&](const GenerationSettings& settings) {
+    return m_session->timeDecoding(command.first, command.last, settings, stop);
+  };
   try {
     onWorkingDevice(stop, [&] {
-      timed.plainSeconds =
-          m_session->timePlainDecoding(command.first, command.last, command.sampler, stop);
+      timed.speculativeSeconds = secondsWith(command.generation);
+      timed.plainSeconds = secondsWith(plain);
     });
     publish(timed);
   } catch (const Stopped&) {

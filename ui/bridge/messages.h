@@ -58,12 +58,12 @@ struct Observe {
   std::size_t last = 0;
 };
 
-/// Time plain decoding of the bytes [first, last).
+/// Time decoding of the bytes [first, last), plainly and as these settings say, with nobody looking
+/// at either.
 struct TimePlain {
   std::size_t first = 0;
   std::size_t last = 0;
-  SamplerSettings sampler;
-  double speculativeSeconds = 0;  ///< handed back with the answer
+  GenerationSettings generation;
 };
 
 using Command = std::variant<LoadModels, EditText, Generate, SetTaps, Observe, TimePlain>;

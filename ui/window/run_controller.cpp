@@ -6,9 +6,9 @@ namespace mb::ui {
 
 namespace {
 
-/// After a run, plain decoding is timed on this many of its bytes, so that the comparison is always
-/// in sight; the button takes the whole run.
-constexpr std::size_t kQuickComparisonBytes = 96;
+/// After a run, decoding is timed on this many of its bytes, so that the comparison is always in
+/// sight; the button takes the whole run.
+constexpr std::size_t kQuickComparisonBytes = 192;
 constexpr std::size_t kLeastComparedBytes = 16;
 
 }  // namespace
@@ -118,13 +118,12 @@ void RunController::finish(const RunFinished& run) {
 
 void RunController::compareWithPlain(std::size_t mostBytes) {
   TimePlain command;
-  command.sampler = m_settings.settings().generation.sampler;
+  command.generation = m_settings.settings().generation;
   const auto& rounds = m_document.rounds();
   for (auto round = rounds.rbegin(); round != rounds.rend(); ++round) {
     if (round->index < m_speculation.runStart()) break;
     if (command.last == 0) command.last = round->position + round->emitted();
     command.first = round->position;
-    command.speculativeSeconds += round->times.total;
     if (command.last - command.first >= mostBytes) break;
   }
   if (command.last - command.first < kLeastComparedBytes) return;

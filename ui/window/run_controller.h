@@ -37,7 +37,8 @@ class RunController : public QObject {
   void continueFrom(std::size_t position);
   /// Puts `byte` at `position` in place of everything from there on, and goes on.
   void choose(std::size_t position, Byte byte);
-  /// Times plain decoding of the bytes of this run; the newest of them when there are many.
+  /// Times the bytes of this run with and without the drafter, the newest of them when there are
+  /// many.
   void compareWithPlain(std::size_t mostBytes);
 
   /// Bytes a second of the run in progress, or of the last one; 0 before the first.

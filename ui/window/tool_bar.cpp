@@ -112,8 +112,8 @@ void ToolBar::addFigures() {
   m_rate = addFigure(figures, tr("bytes/s"), tr("Bytes written a second, this run or the last"));
   m_plain =
       addFigure(figures, tr("plain"),
-                tr("How many times as fast as plain decoding of the same bytes, measured on the "
-                   "newest bytes of the run"));
+                tr("How many times as fast as plain decoding of the same bytes. Both are measured "
+                   "after the run, on its newest bytes, without showing them"));
   m_bits = addFigure(figures, tr("bits/byte"), tr("Mean surprisal of the text (bits per byte)"));
   const std::pair<QLabel*, int> widths[] = {
       {m_rate.value, 60}, {m_plain.value, 58}, {m_bits.value, 44}};
