@@ -472,6 +472,23 @@ class SessionTest : public QObject {
     QCOMPARE(edited.problem(), QString());
   }
 
+  void timingDraftsFromItsFirstByteOn() {
+    std::vector<Bytes> seen;
+    Edited edited(std::make_shared<ScriptedDrafter>([&](ByteView text) {
+      seen.emplace_back(text.begin(), text.end());
+      return Bytes{' '};
+    }));
+    edited.replace(0, 0, toBytes("Once upon a time"));
+    edited.generate(20, Speculation::Exact);
+    seen.clear();
+    QVERIFY(edited.session.timeDecoding(10, 30, settings(Speculation::Off), {}) > 0);
+    QVERIFY(seen.empty());
+    QVERIFY(edited.session.timeDecoding(10, 30, settings(Speculation::Exact), {}) > 0);
+    QVERIFY(!seen.empty());
+    QVERIFY(seen.front() == toBytes("Once upon "));
+    QVERIFY(seen.back().size() < 30);
+  }
+
   void anEmptyTextCannotBeContinued() {
     Edited edited;
     QVERIFY(thrown<RequestError>(
