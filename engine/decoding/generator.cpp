@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "engine/error.h"
-#include "engine/model/mix.h"
 
 namespace mb {
 
@@ -112,27 +111,18 @@ ByteRecord Generator::writeOwn(Origin origin, GenerationSink& sink) {
   return record;
 }
 
-/// How the runner is to draw the next bytes by itself. Of what was written before it knows nothing.
-Drawing Generator::drawing(std::size_t count) const {
-  const SamplerSettings& sampler = m_sampler.settings();
-  Drawing drawing{sampler.temperature, sampler.topK, sampler.topP, sampler.minP, {}};
-  if (sampler.repetitionPenalty != 1) return drawing;
-  for (std::size_t i = 0; i < count; ++i)
-    drawing.keys.push_back(mix(sampler.seed, m_text.size() + i));
-  return drawing;
-}
-
 /// How the runner is to judge a draft of `count` bytes by itself, if it can at all.
 std::optional<Judgement> Generator::judgement(std::size_t count) const {
   if (m_settings.speculation == Speculation::TopBeta) return Judgement{m_settings.beta, {}};
-  Judgement sameDraw{std::nullopt, drawing(count)};
+  Judgement sameDraw{std::nullopt, m_sampler.drawing(m_text.size(), count)};
   if (sameDraw.drawing.keys.size() < count) return std::nullopt;
   return sameDraw;
 }
 
 /// Writes bytes as long as the runner had drawn the same by itself: at least one, at most `most`.
 void Generator::writePlainly(std::size_t most, const ChunkRequest& request, GenerationSink& sink) {
-  const TokenView guess = m_cursor.lookAhead(drawing(std::min(most, kDrawnAhead) - 1), request);
+  const std::size_t ahead = std::min(most, kDrawnAhead) - 1;
+  const TokenView guess = m_cursor.lookAhead(m_sampler.drawing(m_text.size(), ahead), request);
   std::vector<ByteRecord> written;
   do {
     const auto logits = m_cursor.expected(written.size());

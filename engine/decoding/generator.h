@@ -64,7 +64,6 @@ class Generator {
  private:
   bool speculates() const;
   void writePlainly(std::size_t most, const ChunkRequest& request, GenerationSink& sink);
-  Drawing drawing(std::size_t count) const;
   std::optional<Judgement> judgement(std::size_t count) const;
   void runRound(const ChunkRequest& request, GenerationSink& sink);
   bool draftAndLook(std::size_t most, const ChunkRequest& request);

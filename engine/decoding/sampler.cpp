@@ -76,6 +76,14 @@ Sampler::Outcome Sampler::raceWithKey(std::span<const float> logits, std::uint64
   return {finish.first, finish.secondTime / finish.firstTime};
 }
 
+Drawing Sampler::drawing(std::uint64_t position, std::size_t count) const {
+  Drawing drawing{m_settings.temperature, m_settings.topK, m_settings.topP, m_settings.minP, {}};
+  if (m_settings.repetitionPenalty != 1) return drawing;
+  for (std::size_t i = 0; i < count; ++i)
+    drawing.keys.push_back(mix(m_settings.seed, position + i));
+  return drawing;
+}
+
 bool Sampler::keepsAll(std::size_t tokens) const {
   const bool allOfTopK = m_settings.topK == 0 || m_settings.topK >= tokens;
   return allOfTopK && m_settings.topP >= 1 && m_settings.minP <= 0;

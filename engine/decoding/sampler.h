@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "engine/model/model.h"
 #include "engine/types.h"
 
 namespace mb {
@@ -61,6 +62,10 @@ class Sampler {
   /// The same with the random numbers of a key, as runners have them (see Drawing), and without
   /// regard to what came before.
   Outcome raceWithKey(std::span<const float> logits, std::uint64_t key);
+
+  /// How a runner is to draw the `count` tokens from text position `position` on by itself. Without
+  /// keys when the penalty is not 1: of what was written before a runner knows nothing.
+  Drawing drawing(std::uint64_t position, std::size_t count) const;
 
  private:
   struct Choice {

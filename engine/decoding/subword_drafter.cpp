@@ -5,7 +5,6 @@
 
 #include "engine/decoding/sampler.h"
 #include "engine/error.h"
-#include "engine/model/mix.h"
 
 namespace mb {
 
@@ -181,8 +180,8 @@ TokenChooser::Choice SubwordDrafter::choose(const Progress& progress) {
 /// first of the most probable tokens ends before the text does, the next do not know what they have
 /// to agree with.
 bool SubwordDrafter::isPrepared(const Progress& progress) const {
-  if (!m_prepared || progress.boundary >= m_steps.size()) return false;
-  return progress.agree.empty() || progress.boundary <= *m_prepared ||
+  if (!m_firstPrepared || progress.boundary >= m_steps.size()) return false;
+  return progress.agree.empty() || progress.boundary <= *m_firstPrepared ||
          !m_settings.sampler.isGreedy();
 }
 
@@ -219,7 +218,7 @@ Draft SubwordDrafter::propose(std::size_t tokens, std::size_t maxBytes, std::sto
     extend(progress.boundary - 1, runsOn ? tokens - progress.draft.tokens.size() : 1, stop);
   }
   // What was drawn behind them is not drafted.
-  m_prepared.reset();
+  m_firstPrepared.reset();
   m_steps.resize(std::min(m_steps.size(), progress.boundary));
   m_computed = std::min(m_computed, progress.boundary + 1);
   return std::move(progress.draft);
@@ -237,7 +236,7 @@ bool SubwordDrafter::goOn(Progress& progress, std::size_t tokens, std::size_t ma
     const ByteView bytes = m_tokenizer->bytes(choice.token);
     const std::size_t known = std::min(bytes.size(), agree.size());
     const std::size_t fresh = bytes.size() - known;
-    const std::size_t sure = std::min(fresh, sureBytes(progress, choice));
+    const std::size_t sure = sureBytes(progress, choice, fresh);
     if (fresh > 0 && sure == 0) break;
     takeStep(progress.boundary, choice.token);
     agree = agree.subspan(known);
@@ -252,15 +251,15 @@ bool SubwordDrafter::goOn(Progress& progress, std::size_t tokens, std::size_t ma
   return true;
 }
 
-/// How many of a token's bytes the drafter is sure enough of.
-std::size_t SubwordDrafter::sureBytes(const Progress& progress,
-                                      const TokenChooser::Choice& choice) const {
-  std::size_t sure = 0;
-  if (m_settings.leastConfidence <= 0) return ~sure;
-  while (sure < choice.confidences.size() &&
-         progress.confidence * choice.confidences[sure] >= m_settings.leastConfidence)
-    ++sure;
-  return sure;
+/// How many of the `fresh` bytes that a token brings the drafter is sure enough of.
+std::size_t SubwordDrafter::sureBytes(const Progress& progress, const TokenChooser::Choice& choice,
+                                      std::size_t fresh) const {
+  const double least = m_settings.leastConfidence;
+  if (least <= 0) return fresh;
+  const auto end = std::ranges::find_if(choice.confidences, [&](double confidence) {
+    return progress.confidence * confidence < least;
+  });
+  return static_cast<std::size_t>(end - choice.confidences.begin());
 }
 
 std::unique_ptr<RunnerPair> SubwordDrafter::pairWith(Runner& verifier) {
@@ -294,7 +293,7 @@ bool SubwordDrafter::prepare(std::size_t tokens, std::size_t maxBytes, const Run
   if (pass.agree.size() > DraftPass::kMostAgreeing ||
       pass.known.size() + draws - 1 > m_runner->maxChunk())
     return false;
-  pass.drawing = drawing(draft.bytes.size());
+  pass.drawing = m_sampler.drawing(m_text.size() + draft.bytes.size(), DraftPass::kMostKeys);
   reserveBoundaries(first + draws);
   pass.from = &m_states[fromBase ? 0 : first - 1];
   pass.to = std::span(m_states).subspan(first, draws);
@@ -302,18 +301,8 @@ bool SubwordDrafter::prepare(std::size_t tokens, std::size_t maxBytes, const Run
   const TokenView drawn = run(pass);
   m_unread.clear();
   keepBoundaries(first, draws, firstLogits, drawn);
-  m_prepared = first;
+  m_firstPrepared = first;
   return true;
-}
-
-/// How a pair's runner is to draw behind so many bytes of a draft.
-Drawing SubwordDrafter::drawing(std::size_t drafted) const {
-  const SamplerSettings& sampler = m_settings.sampler;
-  Drawing drawing{sampler.temperature, sampler.topK, sampler.topP, sampler.minP, {}};
-  if (sampler.isGreedy()) return drawing;
-  for (std::size_t i = 0; i < DraftPass::kMostKeys; ++i)
-    drawing.keys.push_back(mix(sampler.seed, m_text.size() + drafted + i));
-  return drawing;
 }
 
 /// Steps that the text confirms: with healing the tokens it has up to its last piece, whatever they

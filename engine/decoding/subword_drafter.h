@@ -55,7 +55,6 @@ class SubwordDrafter : public Drafter {
   void read(TokenView tokens, std::stop_token stop);
   void catchUp(std::stop_token stop);
   bool goOn(Progress& progress, std::size_t tokens, std::size_t maxBytes);
-  Drawing drawing(std::size_t drafted) const;
   void keepBoundaries(std::size_t first, std::size_t count, std::size_t firstLogits,
                       TokenView drawn);
   void reserveBoundaries(std::size_t count);
@@ -72,7 +71,8 @@ class SubwordDrafter : public Drafter {
   }
   TokenChooser::Choice choose(const Progress& progress);
   TokenChooser::Choice drawFor(const Progress& progress);
-  std::size_t sureBytes(const Progress& progress, const TokenChooser::Choice& choice) const;
+  std::size_t sureBytes(const Progress& progress, const TokenChooser::Choice& choice,
+                        std::size_t fresh) const;
   bool isPrepared(const Progress& progress) const;
   std::size_t mostRereading(ByteView agree) const;
   std::size_t confirmedSteps(TokenView settledTokens) const;
@@ -95,10 +95,10 @@ class SubwordDrafter : public Drafter {
   bool m_provisional = false;   ///< the base lies in the text's unfinished first piece
   // Boundaries, the drafter after some tokens: 0 is the base, computed when nothing is unread.
   std::vector<State> m_states;
-  std::vector<std::vector<float>> m_logits;  ///< of the next token
-  std::size_t m_computed = 1;                ///< boundaries that are up to date
-  std::vector<Token> m_steps;                ///< chosen at boundary i, leading to boundary i + 1
-  std::optional<std::size_t> m_prepared;     ///< the steps are a pair's, the first one at this
+  std::vector<std::vector<float>> m_logits;    ///< of the next token
+  std::size_t m_computed = 1;                  ///< boundaries that are up to date
+  std::vector<Token> m_steps;                  ///< chosen at boundary i, leading to boundary i + 1
+  std::optional<std::size_t> m_firstPrepared;  ///< step that a pair drew for the next proposal
 };
 
 /// The drafter in a folder. Throws what ModelLoader::open() throws, and FormatError for a folder

@@ -79,6 +79,7 @@ class TreeDraw {
     }
   }
 
+  /// The token, behind gather(). `drawing` is of its bytes.
   __device__ std::int32_t draw(const Drawing& drawing) {
     m_best = bestOfBlock(m_best, m_drawMemory);
     const Best start = bestStart();

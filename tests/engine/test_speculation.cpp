@@ -149,8 +149,7 @@ class SpeculationTest : public QObject {
     const auto verifier = std::make_shared<PairedModel>(
         m_pair.verifier, PairFaults{.judges = std::size_t(wrongEvery)});
     const auto draftModel = std::make_shared<PairedModel>(shared(m_pair.drafter->model()));
-    Session session(verifier, std::make_shared<SubwordDrafter>(
-                                  draftModel, shared(m_pair.drafter->tokenizer())));
+    Session session(verifier, drafterOf(draftModel));
     session.replace(0, 0, prompt(index));
     Recorder run;
     session.prepare(wanted, run, {});
@@ -199,9 +198,8 @@ class SpeculationTest : public QObject {
       Recorder alone;
       const Bytes expected = generate(prompt(3), wanted, 40, alone);
       const auto verifier = std::make_shared<PairedModel>(m_pair.verifier);
-      Session session(verifier, std::make_shared<SubwordDrafter>(
-                                    std::make_shared<PairedModel>(shared(m_pair.drafter->model())),
-                                    shared(m_pair.drafter->tokenizer())));
+      Session session(verifier,
+                      drafterOf(std::make_shared<PairedModel>(shared(m_pair.drafter->model()))));
       session.replace(0, 0, prompt(3));
       Recorder run;
       session.generate(40, wanted, run, {});
@@ -223,18 +221,17 @@ class SpeculationTest : public QObject {
     Recorder alone;
     const Bytes expected = generate(prompt(3), wanted, kPairedBytes, alone);
     const auto verifier = std::make_shared<PairedModel>(m_pair.verifier, PairFaults{.draws = 2});
-    Session session(verifier, std::make_shared<SubwordDrafter>(
-                                  std::make_shared<PairedModel>(shared(m_pair.drafter->model())),
-                                  shared(m_pair.drafter->tokenizer())));
+    Session session(verifier,
+                    drafterOf(std::make_shared<PairedModel>(shared(m_pair.drafter->model()))));
     session.replace(0, 0, prompt(3));
     Recorder run;
     session.generate(kPairedBytes, wanted, run, {});
     QVERIFY(session.text() == expected);
     QVERIFY(verifier->pairRuns > 5);
     const auto accepted = [](const Recorder& recorder) {
-      std::size_t sum = 0;
-      for (const RoundRecord& round : recorder.rounds) sum += round.accepted;
-      return sum;
+      SpeculationTotals totals;
+      for (const RoundRecord& round : recorder.rounds) totals.add(round);
+      return totals.accepted;
     };
     QVERIFY(accepted(run) < accepted(alone));
   }
@@ -283,6 +280,11 @@ class SpeculationTest : public QObject {
   void cleanupTestCase() { m_pair = {}; }
 
  private:
+  /// A drafter with another model in place of m_pair's.
+  std::shared_ptr<Drafter> drafterOf(std::shared_ptr<const Model> model) const {
+    return std::make_shared<SubwordDrafter>(std::move(model), shared(m_pair.drafter->tokenizer()));
+  }
+
   /// What m_pair owns.
   template <class T>
   std::shared_ptr<const T> shared(const T& part) const {

@@ -70,7 +70,8 @@ void RunController::start(std::size_t count, bool fresh) {
   }
   m_clock.start();
   setState(RunState::Running);
-  m_link.generate(++m_run, count, m_settings.settings().generation);
+  m_generation = m_settings.settings().generation;
+  m_link.generate(++m_run, count, m_generation);
 }
 
 void RunController::pause() {
@@ -118,7 +119,7 @@ void RunController::finish(const RunFinished& run) {
 
 void RunController::compareWithPlain(std::size_t mostBytes) {
   TimePlain command;
-  command.generation = m_settings.settings().generation;
+  command.generation = m_generation;
   const auto& rounds = m_document.rounds();
   for (auto round = rounds.rbegin(); round != rounds.rend(); ++round) {
     if (round->index < m_speculation.runStart()) break;

@@ -66,6 +66,7 @@ class RunController : public QObject {
   bool m_ready = false;
   bool m_pausing = false;
   std::uint64_t m_run = 0;  ///< id of the run in progress; what earlier ones report is dropped
+  GenerationSettings m_generation;  ///< of that run
   std::size_t m_remaining = 0;
   std::size_t m_startSize = 0;
   QElapsedTimer m_clock;
