@@ -264,10 +264,11 @@ void CudaRunner::startDraft(const DraftPass& pass, cuda::ChunkRun chunk, cudaStr
 }
 
 TokenView CudaRunner::finishDraft(const DraftPass& pass) {
-  const TokenView drawn(std::as_const(m_workspace).drawn.data(), pass.to.size());
+  const TokenView all(std::as_const(m_workspace).drawn.data(), pass.to.size());
+  const TokenView drawn(all.begin(), std::ranges::find(all, cuda::kNoToken));
   m_lastTokens.insert(m_lastTokens.end(), drawn.begin(), drawn.end() - 1);
   const std::uint64_t first = pass.from->position() + pass.known.size();
-  for (std::size_t i = 0; i < pass.to.size(); ++i) pass.to[i].setPosition(first + i);
+  for (std::size_t i = 0; i < drawn.size(); ++i) pass.to[i].setPosition(first + i);
   return drawn;
 }
 

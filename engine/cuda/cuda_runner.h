@@ -40,7 +40,7 @@ class CudaRunner : public Runner {
   const cuda::Workspace& workspace() const { return m_workspace; }
   const ModelConfig& config() const { return m_config; }
   bool canDraft() const;
-  bool canSampleDrafts() const { return cuda::canDrawFromTree(m_workspace); }
+  bool canWeighDraftedBytes() const { return cuda::canDrawFromTree(m_workspace); }
   /// `chunk` says which tokens agree, and of which tree they are, if any.
   void startDraft(const DraftPass& pass, cuda::ChunkRun chunk, cudaStream_t stream);
   TokenView finishDraft(const DraftPass& pass);

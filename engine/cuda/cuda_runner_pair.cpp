@@ -18,7 +18,7 @@ CudaRunnerPair::CudaRunnerPair(CudaRunner& drafter, CudaRunner& verifier,
                                std::shared_ptr<const TokenTree> tokens)
     : m_drafter(drafter), m_verifier(verifier), m_tokens(std::move(tokens)), m_list(1), m_copy(1) {
   uploadSpelling();
-  if (samples()) uploadTree();
+  if (weighsBytes()) uploadTree();
 }
 
 void CudaRunnerPair::uploadSpelling() {
@@ -59,8 +59,11 @@ RunnerPair::Outcome CudaRunnerPair::run(const DraftPass& draft, const VerifyPass
   draws.agreement.spelling = {m_begins.data(), m_bytes.data()};
   draws.agreement.size = static_cast<std::uint32_t>(draft.agree.size());
   std::ranges::copy(draft.agree, draws.agreement.bytes);
-  if (draft.drawing.temperature > 0) {
-    assert(samples() && !draft.drawing.keys.empty());
+  if (draft.weighsBytes()) {
+    assert(weighsBytes() && (draft.drawing.temperature <= 0 || !draft.drawing.keys.empty()));
+    draws.draftTokens = static_cast<std::uint32_t>(draft.tokens);
+    draws.leastConfidence = draft.leastConfidence;
+    draws.confidence = draft.confidence;
     draws.tree = {m_nodes.data(), m_sorted.data(), m_places.data(),
                   static_cast<std::uint32_t>(m_sorted.size())};
   }
@@ -77,6 +80,7 @@ RunnerPair::Outcome CudaRunnerPair::run(const DraftPass& draft, const VerifyPass
     outcome.draftSeconds = m_drafted.secondsSince(m_started);
   });
   outcome.drawn = m_drafter.finishDraft(draft);
+  if (draft.weighsBytes()) outcome.confidence = m_drafter.workspace().drawnBytes.data()->confidence;
   outcome.chunk = {chunk.tokens, chunk.count};
   return outcome;
 }
@@ -90,7 +94,7 @@ void CudaRunnerPair::spell(const DraftPass& draft, const VerifyPass& verify,
   cuda::spell(m_drafter.workspace(),
               {.head = head,
                .agreement = agreement,
-               .allAgree = draft.drawing.temperature > 0,
+               .fromTree = draft.weighsBytes(),
                .draws = static_cast<std::uint32_t>(draft.to.size()),
                .tokens = static_cast<std::uint32_t>(draft.tokens),
                .most = static_cast<std::uint32_t>(1 + verify.most)},

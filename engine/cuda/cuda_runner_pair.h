@@ -19,7 +19,7 @@ class CudaRunnerPair : public RunnerPair {
   CudaRunnerPair(CudaRunner& drafter, CudaRunner& verifier,
                  std::shared_ptr<const TokenTree> tokens);
 
-  bool samples() const override { return m_drafter.canSampleDrafts(); }
+  bool weighsBytes() const override { return m_drafter.canWeighDraftedBytes(); }
   Outcome run(const DraftPass& draft, const VerifyPass& verify,
               const ChunkRequest& request) override;
 
@@ -33,7 +33,7 @@ class CudaRunnerPair : public RunnerPair {
   std::shared_ptr<const TokenTree> m_tokens;
   cuda::DeviceArray<std::uint32_t> m_begins;  ///< of the bytes of each token, and their end
   cuda::DeviceArray<std::uint8_t> m_bytes;
-  cuda::DeviceArray<cuda::TokenNode> m_nodes;  ///< none where drafts are greedy only
+  cuda::DeviceArray<cuda::TokenNode> m_nodes;  ///< none where bytes are not weighed
   cuda::DeviceArray<std::int32_t> m_sorted;
   cuda::DeviceArray<std::int32_t> m_places;
   cuda::DeviceArray<cuda::TokenList> m_list;  ///< the chunk, from one kernel to the next

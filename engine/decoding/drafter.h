@@ -52,8 +52,8 @@ class Drafter {
   /// The drafter's runner together with one that verifies; null when there is no such pair.
   virtual std::unique_ptr<RunnerPair> pairWith(Runner&) { return nullptr; }
 
-  /// Runs the drafter's part of a round and returns the tokens drawn.
-  using RunPass = std::function<TokenView(const DraftPass&)>;
+  /// Runs a round of which this is the drafter's part.
+  using RunPass = std::function<RunnerPair::Outcome(const DraftPass&)>;
   /// For a drafter of a pair: has `run` compute what propose() would compute with the same
   /// arguments, so that it has to wait for nothing. Returns false, without a run, when propose()
   /// has nothing to wait for, or has to do it by itself.

@@ -142,7 +142,7 @@ void Generator::runRound(const ChunkRequest& request, GenerationSink& sink) {
     const Stopwatch watch(total);
     propose(request);
     if (m_round.draft.empty()) {
-      writePlainly(1, request, sink);
+      writeWithoutDraft(request, sink);
       m_drafter->append(ByteView(m_text).last(1));
       return;
     }
@@ -152,6 +152,13 @@ void Generator::runRound(const ChunkRequest& request, GenerationSink& sink) {
   }
   m_round.times.total = total;
   if (!m_correcting) closeRound(sink);
+}
+
+/// A byte where the drafter proposes nothing. A pair has read what comes before it.
+void Generator::writeWithoutDraft(const ChunkRequest& request, GenerationSink& sink) {
+  if (!m_looked || !m_cursor.guess().empty()) return writePlainly(1, request, sink);
+  m_cursor.accept(0);
+  writeOwn(Origin::Plain, sink);
 }
 
 /// Has a pair of runners draft, and look at the draft, in one go. Returns whether it could: the
@@ -168,7 +175,7 @@ bool Generator::draftAndLook(std::size_t most, const ChunkRequest& request) {
     looked = m_drafter->prepare(m_settings.draftTokens, most, [&](const DraftPass& pass) {
       const auto outcome = m_cursor.lookTogether(*m_pair, pass, most, *judged, request);
       drafting = outcome.draftSeconds;
-      return outcome.drawn;
+      return outcome;
     });
   }
   if (!looked) drafting = both;

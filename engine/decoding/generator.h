@@ -66,6 +66,7 @@ class Generator {
   void writePlainly(std::size_t most, const ChunkRequest& request, GenerationSink& sink);
   std::optional<Judgement> judgement(std::size_t count) const;
   void runRound(const ChunkRequest& request, GenerationSink& sink);
+  void writeWithoutDraft(const ChunkRequest& request, GenerationSink& sink);
   bool draftAndLook(std::size_t most, const ChunkRequest& request);
   void propose(const ChunkRequest& request);
   void look(const ChunkRequest& request);

@@ -42,6 +42,7 @@ void SubwordDrafter::configure(const DraftSettings& settings) {
 }
 
 void SubwordDrafter::reset(ByteView text, std::stop_token stop) {
+  m_firstPrepared.reset();
   const bool extends = m_ready && startsWith(text, m_text);
   if (!extends || text.size() - m_text.size() > kContextBytes)
     return startOver(Bytes(text.begin(), text.end()), stop);
@@ -177,12 +178,11 @@ TokenChooser::Choice SubwordDrafter::choose(const Progress& progress) {
 }
 
 /// Whether the step from the current boundary is what prepare() found for this proposal. When the
-/// first of the most probable tokens ends before the text does, the next do not know what they have
+/// first token that a runner chooses ends before the text does, the next do not know what they have
 /// to agree with.
 bool SubwordDrafter::isPrepared(const Progress& progress) const {
   if (!m_firstPrepared || progress.boundary >= m_steps.size()) return false;
-  return progress.agree.empty() || progress.boundary <= *m_firstPrepared ||
-         !m_settings.sampler.isGreedy();
+  return progress.agree.empty() || progress.boundary <= *m_firstPrepared || !runnerCanChoose();
 }
 
 TokenChooser::Choice SubwordDrafter::drawFor(const Progress& progress) {
@@ -231,6 +231,7 @@ bool SubwordDrafter::goOn(Progress& progress, std::size_t tokens, std::size_t ma
   for (; draft.tokens.size() < tokens && draft.bytes.size() < maxBytes; ++progress.boundary) {
     if (progress.boundary >= m_computed) return false;
     ByteView& agree = progress.agree;
+    const bool prepared = isPrepared(progress);
     const TokenChooser::Choice choice = choose(progress);
     if (choice.token < 0) break;
     const ByteView bytes = m_tokenizer->bytes(choice.token);
@@ -246,7 +247,10 @@ bool SubwordDrafter::goOn(Progress& progress, std::size_t tokens, std::size_t ma
     draft.bytes.insert(draft.bytes.end(), taken.begin(), taken.end());
     draft.tokens.push_back({choice.token, begin, static_cast<std::uint16_t>(draft.bytes.size())});
     if (sure < fresh) break;
-    if (!choice.confidences.empty()) progress.confidence *= choice.confidences.back();
+    if (prepared)
+      progress.confidence = m_preparedConfidence;
+    else if (!choice.confidences.empty())
+      progress.confidence *= choice.confidences.back();
   }
   return true;
 }
@@ -256,6 +260,7 @@ std::size_t SubwordDrafter::sureBytes(const Progress& progress, const TokenChoos
                                       std::size_t fresh) const {
   const double least = m_settings.leastConfidence;
   if (least <= 0) return fresh;
+  if (isPrepared(progress)) return std::min(fresh, m_preparedBytes - progress.draft.bytes.size());
   const auto end = std::ranges::find_if(choice.confidences, [&](double confidence) {
     return progress.confidence * confidence < least;
   });
@@ -264,14 +269,15 @@ std::size_t SubwordDrafter::sureBytes(const Progress& progress, const TokenChoos
 
 std::unique_ptr<RunnerPair> SubwordDrafter::pairWith(Runner& verifier) {
   auto pair = verifier.pairWith(*m_runner, m_tree);
-  m_pairSamples = pair && pair->samples();
+  m_pairWeighsBytes = pair && pair->weighsBytes();
   return pair;
 }
 
-/// Tokens that may only re-read the text and draft nothing, before others do.
+/// Tokens that may only re-read the text and draft nothing, before others do. A runner that weighs
+/// bytes stops when it needs no more.
 std::size_t SubwordDrafter::mostRereading(ByteView agree) const {
   if (agree.empty()) return 0;
-  return m_settings.sampler.isGreedy() || m_tree->find(agree) ? 1 : 2;
+  return runnerCanChoose() ? 1 : m_tokenizer->encode(agree).size() + 1;
 }
 
 /// Runs from the base over what it has not read, or from the last computed boundary over the token
@@ -279,6 +285,7 @@ std::size_t SubwordDrafter::mostRereading(ByteView agree) const {
 bool SubwordDrafter::prepare(std::size_t tokens, std::size_t maxBytes, const RunPass& run) {
   if (!m_ready || !m_settings.healing || !pairCanChoose()) return false;
   if (tokens == 0 || maxBytes == 0) return false;
+  m_firstPrepared.reset();
   Progress progress{.draft = {}, .agree = m_pending};
   const bool fromBase = !m_unread.empty();
   if (!fromBase && goOn(progress, tokens, maxBytes)) return false;
@@ -289,19 +296,23 @@ bool SubwordDrafter::prepare(std::size_t tokens, std::size_t maxBytes, const Run
   pass.agree = progress.agree;
   pass.head = draft.bytes;
   pass.tokens = std::min(tokens - draft.tokens.size(), maxBytes - draft.bytes.size());
-  const std::size_t draws = pass.tokens + mostRereading(pass.agree);
-  if (pass.agree.size() > DraftPass::kMostAgreeing ||
-      pass.known.size() + draws - 1 > m_runner->maxChunk())
+  if (pass.agree.size() > DraftPass::kMostAgreeing || pass.known.size() > m_runner->maxChunk())
     return false;
+  const std::size_t draws = std::min(pass.tokens + mostRereading(pass.agree),
+                                     m_runner->maxChunk() + 1 - pass.known.size());
   pass.drawing = m_sampler.drawing(m_text.size() + draft.bytes.size(), DraftPass::kMostKeys);
+  pass.leastConfidence = m_settings.leastConfidence;
+  pass.confidence = progress.confidence;
   reserveBoundaries(first + draws);
   pass.from = &m_states[fromBase ? 0 : first - 1];
   pass.to = std::span(m_states).subspan(first, draws);
   const std::size_t firstLogits = pass.known.size() - 1;
-  const TokenView drawn = run(pass);
+  const RunnerPair::Outcome outcome = run(pass);
   m_unread.clear();
-  keepBoundaries(first, draws, firstLogits, drawn);
+  keepBoundaries(first, outcome.drawn.size(), firstLogits, outcome.drawn);
   m_firstPrepared = first;
+  m_preparedBytes = outcome.chunk.size() - 1;
+  m_preparedConfidence = outcome.confidence;
   return true;
 }
 

@@ -66,8 +66,9 @@ class SubwordDrafter : public Drafter {
   }
   /// The same of a pair's runner.
   bool pairCanChoose() const {
-    return runnerCanChoose() || (m_pairSamples && m_settings.leastConfidence <= 0 &&
-                                 m_settings.sampler.repetitionPenalty == 1);
+    const SamplerSettings& sampler = m_settings.sampler;
+    return runnerCanChoose() ||
+           (m_pairWeighsBytes && (sampler.isGreedy() || sampler.repetitionPenalty == 1));
   }
   TokenChooser::Choice choose(const Progress& progress);
   TokenChooser::Choice drawFor(const Progress& progress);
@@ -85,7 +86,7 @@ class SubwordDrafter : public Drafter {
   std::shared_ptr<const TokenTree> m_tree;
   std::unique_ptr<Runner> m_runner;
   TokenChooser m_chooser;
-  bool m_pairSamples = false;
+  bool m_pairWeighsBytes = false;
   DraftSettings m_settings;
   Sampler m_sampler;
   Bytes m_text;                 ///< everything followed so far
@@ -99,6 +100,8 @@ class SubwordDrafter : public Drafter {
   std::size_t m_computed = 1;                  ///< boundaries that are up to date
   std::vector<Token> m_steps;                  ///< chosen at boundary i, leading to boundary i + 1
   std::optional<std::size_t> m_firstPrepared;  ///< step that a pair drew for the next proposal
+  std::size_t m_preparedBytes = 0;             ///< of that proposal, which the pair has looked at
+  double m_preparedConfidence = 1;
 };
 
 /// The drafter in a folder. Throws what ModelLoader::open() throws, and FormatError for a folder

@@ -16,6 +16,7 @@
 namespace mb::cuda {
 
 inline constexpr std::uint32_t kMostTokens = 32;  ///< of one chunk
+inline constexpr std::int32_t kNoToken = -1;      ///< behind the last that was drawn
 inline constexpr std::uint32_t kMostStates = 64;  ///< n that the scan takes
 inline constexpr std::uint32_t kMostTaps = 9;     ///< k that the convolution takes
 
@@ -69,15 +70,16 @@ struct Workspace {
   DeviceArray<float2> partials;
   DeviceArray<float> selected;
   DeviceArray<uint4> packets;
-  PinnedArray<float> logits;          ///< [tokens][V], written by the kernel
-  PinnedArray<std::int32_t> drawn;    ///< [tokens]: what was drawn, written by the kernel
-  std::vector<LaunchShape> shapes;    ///< by size, smallest first
-  DeviceArray<float> traceInput;      ///< u: [L][tokens][e], for replay
-  DeviceArray<float> traceConvolved;  ///< u'
-  DeviceArray<float> traceDelta;      ///< Δ
-  DeviceArray<float> traceB;          ///< [L][tokens][n]
-  DeviceArray<std::uint32_t> stands;  ///< [kMostTokens]: whether guess i does, by judge()
-  PinnedArray<std::uint32_t> kept;    ///< [1]: tokens that replayStanding() kept
+  PinnedArray<float> logits;           ///< [tokens][V], written by the kernel
+  PinnedArray<std::int32_t> drawn;     ///< [tokens]: what was drawn, written by the kernel
+  PinnedArray<DrawnBytes> drawnBytes;  ///< [1]: of those, from a tree, written by the kernel
+  std::vector<LaunchShape> shapes;     ///< by size, smallest first
+  DeviceArray<float> traceInput;       ///< u: [L][tokens][e], for replay
+  DeviceArray<float> traceConvolved;   ///< u'
+  DeviceArray<float> traceDelta;       ///< Δ
+  DeviceArray<float> traceB;           ///< [L][tokens][n]
+  DeviceArray<std::uint32_t> stands;   ///< [kMostTokens]: whether guess i does, by judge()
+  PinnedArray<std::uint32_t> kept;     ///< [1]: tokens that replayStanding() kept
   DeviceArray<float> taps;  ///< Δ, ‖s‖, mean Ā: [L][tokens][3][e]; empty without taps
   DeviceArray<std::uint32_t> arrivals;  ///< of the barrier across the grid
   bool passing;                         ///< weights do not stay in the level 2 cache
@@ -140,6 +142,13 @@ struct ChunkRun {
   /// bytes that they bring, with a key for each. When a token is a start of what it had to agree
   /// with, the next has to agree with the rest.
   TokenTree tree{};
+  /// For such tokens: none is drawn behind so many that bring bytes.
+  std::uint32_t draftTokens = 0;
+  /// And none behind one that brings a byte with less confidence (see TokenChooser) than this,
+  /// beginning at `confidence`: that byte is not sure. With a temperature of 0 the tokens are the
+  /// most probable ones.
+  double leastConfidence = 0;
+  double confidence = 1;
 };
 
 /// Whether runChunk() can draw tokens so with this workspace. Of large vocabularies it takes only

@@ -66,9 +66,13 @@ struct ChunkArguments {
   std::uint32_t draws;
   float* statesOut[kMostTokens];  // of the passes
   std::int32_t* drawn;            // [draws]
+  DrawnBytes* drawnBytes;         // of the tokens drawn from a tree
   Drawing drawing;
   Agreement agreement;  // of the first that is drawn
   TokenTree tree;
+  std::uint32_t draftTokens;
+  float leastConfidence;
+  float confidence;  // before the first
 
   bool paired;  // neighbouring blocks are a cluster
   ChunkMemory memory;

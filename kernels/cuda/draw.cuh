@@ -130,9 +130,10 @@ __device__ inline bool isKept(const Drawing& drawing, int vocabulary, float logi
 }
 
 /// Draws with all compute threads, each of which brings the logit of its token; those behind the
-/// vocabulary bring nothing. All get the token.
+/// vocabulary bring nothing. All get the token, and its lead where it is wanted of a race (see
+/// Sampler::Outcome).
 __device__ inline int drawToken(const Drawing& drawing, int vocabulary, float logit,
-                                std::uint64_t key, DrawMemory& memory) {
+                                std::uint64_t key, DrawMemory& memory, float* lead = nullptr) {
   const int thread = threadIdx.x;
   if (thread >= vocabulary) logit = Best{}.logit;
   const Best best = bestOfBlock({logit, thread}, memory);
@@ -142,7 +143,13 @@ __device__ inline int drawToken(const Drawing& drawing, int vocabulary, float lo
   const bool keepsAll = drawing.topK == 0 && drawing.topP >= 1 && drawing.minP <= 0;
   const bool races = keepsAll || isKept(drawing, vocabulary, logit, weight, memory);
   const float speed = races ? weight : 0.0f;
-  return bestOfBlock({-arrival(key, thread) * reciprocal(speed), thread}, memory).token;
+  const Best own{-arrival(key, thread) * reciprocal(speed), thread};
+  const Best first = bestOfBlock(own, memory);
+  if (lead) {
+    const Best second = bestOfBlock(thread == first.token ? Best{} : own, memory);
+    *lead = second.logit / first.logit;
+  }
+  return first.token;
 }
 
 }  // namespace mb::cuda

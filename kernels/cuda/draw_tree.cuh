@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #include "kernels/cuda/draw.cuh"
 #include "kernels/cuda/packets.cuh"
@@ -32,6 +33,9 @@ inline std::size_t treeMemoryBytes(std::uint32_t tokens) {
 struct TreeProgress {
   int agreed = 0;  ///< bytes that they had to agree with
   int drawn = 0;   ///< bytes behind those: each has a key of its own
+  int sure = 0;    ///< of these, with at least the confidence that is asked for
+  int tokens = 0;  ///< that brought such bytes
+  float confidence = 1;
 };
 
 /// Draws with all compute threads, which all get the token.
@@ -41,6 +45,7 @@ class TreeDraw {
   __device__ TreeDraw(const TokenTree& tree, const Agreement& agreement, TreeProgress& progress,
                       TreeMemory& memory, DrawMemory& drawMemory)
       : m_tree(tree),
+        m_spelling(agreement.spelling),
         m_progress(progress),
         m_memory(memory),
         m_drawMemory(drawMemory),
@@ -80,28 +85,40 @@ class TreeDraw {
   }
 
   /// The token, behind gather(). `drawing` is of its bytes.
-  __device__ std::int32_t draw(const Drawing& drawing) {
+  __device__ std::int32_t draw(const Drawing& drawing, float leastConfidence) {
     m_best = bestOfBlock(m_best, m_drawMemory);
     const Best start = bestStart();
     const float top = fmaxf(m_best.logit, start.logit);
+    const float weightOfStarts = sumOfStarts(top);
     meet();  // who still reads logits
     addWeights(top);
-    if (power2((start.logit - top) * kLog2E) > weightOf(m_node)) {
+    const bool greedy = drawing.temperature <= 0;
+    const float startWeight = power2((start.logit - top) * kLog2E);
+    if (greedy ? start.logit > m_best.logit : startWeight > weightOf(m_node)) {
       m_progress.agreed += m_memory.startSizes[start.token];
       return m_tree.sorted[m_memory.startPlaces[start.token]];
     }
     m_progress.agreed += m_depth;
-    while (m_node.childCount > 0) {
-      const int key = min(m_progress.drawn, static_cast<int>(kMostTokens) - 1);
-      if (!descend(drawing, drawing.keys[key])) break;
-      ++m_progress.drawn;
-    }
-    return m_tree.sorted[m_node.first];
+    const int before = m_progress.drawn;
+    const std::int32_t token = greedy ? takeMostProbable(weightOfStarts, leastConfidence)
+                                      : drawBytes(drawing, leastConfidence);
+    if (m_progress.drawn > before) ++m_progress.tokens;
+    return token;
   }
 
  private:
   /// The byte that mostly follows a finished token, as in TokenChooser.
   static constexpr std::uint32_t kMostlyNext = ' ';
+
+  __device__ std::int32_t drawBytes(const Drawing& drawing, float leastConfidence) {
+    while (m_node.childCount > 0) {
+      const int key = min(m_progress.drawn, static_cast<int>(kMostTokens) - 1);
+      float lead = std::numeric_limits<float>::infinity();
+      if (!descend(drawing, drawing.keys[key], leastConfidence > 0 ? &lead : nullptr)) break;
+      takeByte(m_progress.confidence * agreementAt(lead), leastConfidence);
+    }
+    return m_tree.sorted[m_node.first];
+  }
 
   __device__ bool isPossible(std::uint32_t place) const {
     return place >= m_first && place < m_last;
@@ -132,6 +149,38 @@ class TreeDraw {
     Best best;
     for (int i = 0; i < m_starts; ++i) best.take(m_memory.sums[m_memory.startPlaces[i]], i);
     return best;
+  }
+
+  __device__ float sumOfStarts(float top) const {
+    float sum = 0;
+    for (int i = 0; i < m_starts; ++i)
+      sum += power2((m_memory.sums[m_memory.startPlaces[i]] - top) * kLog2E);
+    return sum;
+  }
+
+  /// How probable it is that the verifier draws the same byte, see TokenChooser.
+  static __device__ float agreementAt(float lead) {
+    return reciprocal(1 + 2 * reciprocal(lead));
+  }
+
+  /// `confidence` is that of all bytes up to this one.
+  __device__ void takeByte(float confidence, float leastConfidence) {
+    m_progress.confidence = confidence;
+    ++m_progress.drawn;
+    if (confidence >= leastConfidence) ++m_progress.sure;
+  }
+
+  /// The most probable token. Its bytes are as probable as the tokens that share them with it.
+  __device__ std::int32_t takeMostProbable(float weightOfStarts, float leastConfidence) {
+    const std::int32_t token = m_tree.sorted[m_best.token];
+    const float before = m_progress.confidence;
+    const float all = weightOfStarts + weightOf(m_node);
+    const std::uint32_t end = m_spelling.begins[token + 1];
+    for (std::uint32_t i = m_spelling.begins[token] + m_depth; i < end; ++i) {
+      m_node = childOf(m_node, m_spelling.bytes[i]);
+      takeByte(before * weightOf(m_node) * reciprocal(all), leastConfidence);
+    }
+    return token;
   }
 
   /// Replaces the logits by sums of the weights before them.
@@ -168,8 +217,9 @@ class TreeDraw {
     return weightOf(node.first, node.last);
   }
 
-  /// Draws the next byte. Returns whether the token goes on with it.
-  __device__ bool descend(const Drawing& drawing, std::uint64_t key) {
+  /// Draws the next byte, and tells its lead where it is wanted. Returns whether the token goes on
+  /// with it.
+  __device__ bool descend(const Drawing& drawing, std::uint64_t key, float* lead) {
     const std::uint32_t thread = threadIdx.x;
     meet();  // who still reads the weights of the bytes before
     m_memory.weights[thread] = 0;
@@ -184,7 +234,7 @@ class TreeDraw {
     const float ending = weightOf(m_node.first, m_node.first + m_node.whole);
     const float weight = m_memory.weights[thread] + (thread == kMostlyNext ? ending : 0.0f);
     const float logit = weight > 0 ? kLn2 * logarithm2(weight) : Best{}.logit;
-    const int byte = drawToken(drawing, kComputeThreads, logit, key, m_drawMemory);
+    const int byte = drawToken(drawing, kComputeThreads, logit, key, m_drawMemory, lead);
     if (byte == static_cast<int>(kMostlyNext) && ending > goingOn) return false;
     if (!(m_memory.weights[byte] > 0)) return false;  // only where logits are no numbers
     m_node = m_tree.nodes[m_memory.children[byte]];
@@ -192,6 +242,7 @@ class TreeDraw {
   }
 
   const TokenTree& m_tree;
+  const Spelling& m_spelling;
   TreeProgress& m_progress;
   TreeMemory& m_memory;
   DrawMemory& m_drawMemory;

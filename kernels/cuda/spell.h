@@ -12,8 +12,10 @@ namespace mb::cuda {
 struct SpellRun {
   /// What the chunk begins with: at least one token, and fewer than `most`.
   std::span<const std::int32_t> head;
-  Agreement agreement{};     ///< with which the first token was drawn
-  bool allAgree = false;     ///< and the next with what that left of it, and so on
+  Agreement agreement{};  ///< with which the first token was drawn
+  /// Tokens came from a tree: the next one agrees with what the first left of that, and so on, and
+  /// only bytes that are sure are taken.
+  bool fromTree = false;
   std::uint32_t draws = 0;   ///< tokens drawn, at most kMostTokens
   std::uint32_t tokens = 0;  ///< most of them that are taken and bring bytes
   std::uint32_t most = 0;    ///< tokens of the chunk, at most kMostTokens

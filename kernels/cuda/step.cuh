@@ -70,6 +70,11 @@ class Step {
   template <bool FROM_TREE>
   __device__ void writeLogits();
   __device__ void sendBest(const Best& best);
+  __device__ bool isDrafted() const {
+    return m_treeProgress.sure < m_treeProgress.drawn ||
+           m_treeProgress.tokens == static_cast<int>(a.draftTokens);
+  }
+  __device__ void endDraft();
 
   /// Of the token behind this pass among those that are drawn; negative before a given one.
   __device__ int drawIndex() const { return m_pass + 1 - static_cast<int>(a.tokens); }
@@ -146,7 +151,8 @@ __device__ Step<PAIRS>::Step(const ChunkArguments& arguments)
       m_sequence(a.sequence),
       m_stateIn(a.stateIn),
       m_reader(reinterpret_cast<uint4*>(chunkMemory),
-               reinterpret_cast<StageSync*>(chunkMemory + a.memory.ringSync), a.slots) {}
+               reinterpret_cast<StageSync*>(chunkMemory + a.memory.ringSync), a.slots),
+      m_treeProgress{.confidence = a.confidence} {}
 
 template <int PAIRS>
 template <bool FROM_TREE>
@@ -157,7 +163,9 @@ __device__ void Step<PAIRS>::run() {
     m_stateOut = a.statesOut[m_pass];
     read<FROM_TREE>(token);
     // Before a given token as well: with that, all have read what the next pass overwrites.
-    if (drawsNext() && m_block.outTiles.count > 0) token = draw<FROM_TREE>();
+    // Drawing from a tree, all have to know when it ends.
+    if (drawsNext() && (FROM_TREE || m_block.outTiles.count > 0)) token = draw<FROM_TREE>();
+    if (FROM_TREE && isDrafted()) return endDraft();
     if (m_pass + 1 < static_cast<int>(a.tokens)) token = a.input[m_pass + 1];
     m_stateIn = m_stateOut;
     ++m_sequence;
@@ -195,6 +203,16 @@ __device__ void Step<PAIRS>::read(std::int32_t token) {
     if (m_warp < outTiles && (a.head || layer + 1 < layers)) publish();
   }
   if (a.head) writeLogits<FROM_TREE>();
+}
+
+/// Nothing behind the token just drawn is drafted: what the ring brings for more is let go.
+template <int PAIRS>
+__device__ void Step<PAIRS>::endDraft() {
+  const int next = drawIndex() + 1;
+  if (blockIdx.x == gridDim.x - 1 && threadIdx.x == 0 && next < static_cast<int>(a.draws))
+    a.drawn[next] = kNoToken;
+  const std::uint32_t perPass = a.size.layers * m_block.layerTiles + m_block.headStretch;
+  if (perPass > 0) m_reader.hold(a.passes * perPass, a.passes * perPass - 1);
 }
 
 }  // namespace mb::cuda

@@ -66,8 +66,11 @@ __device__ int Step<PAIRS>::draw() {
     token = drawFromTree(from);
   else
     token = everyThreadHasALogit(a.size) ? drawFromAll(from) : takeBest(from);
-  if (blockIdx.x == gridDim.x - 1 && threadIdx.x == 0 && drawIndex() >= 0)
+  if (blockIdx.x == gridDim.x - 1 && threadIdx.x == 0 && drawIndex() >= 0) {
     a.drawn[drawIndex()] = token;
+    if (FROM_TREE)
+      *a.drawnBytes = {static_cast<std::uint32_t>(m_treeProgress.sure), m_treeProgress.confidence};
+  }
   return token;
 }
 
@@ -91,7 +94,7 @@ __device__ int Step<PAIRS>::drawFromTree(const uint4* logits) {
   auto& memory = *reinterpret_cast<TreeMemory*>(chunkMemory + a.memory.tree);
   TreeDraw draw(a.tree, a.agreement, m_treeProgress, memory, drawMemory());
   draw.gather(reinterpret_cast<const uint2*>(logits), m_sequence);
-  return drawIndex() < 0 ? 0 : draw.draw(a.drawing);
+  return drawIndex() < 0 ? 0 : draw.draw(a.drawing, a.leastConfidence);
 }
 
 /// The most probable token, of those that the blocks found among theirs.

@@ -27,4 +27,10 @@ struct TokenTree {
   std::uint32_t count = 0;
 };
 
+/// The bytes that tokens drawn from a tree bring.
+struct DrawnBytes {
+  std::uint32_t sure;  ///< so many, the first ones, have enough confidence
+  float confidence;    ///< of all
+};
+
 }  // namespace mb::cuda

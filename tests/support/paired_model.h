@@ -67,7 +67,7 @@ class PairedModel : public ForwardingModel {
           m_tokens(std::move(tokens)),
           m_chooser(m_tokens) {}
 
-    bool samples() const override { return true; }
+    bool weighsBytes() const override { return true; }
 
     Outcome run(const DraftPass& draft, const VerifyPass& verify,
                 const ChunkRequest& request) override {
@@ -83,7 +83,8 @@ class PairedModel : public ForwardingModel {
       std::size_t kept = standing(verify.judgement);
       if (isIn(faults.judges) && kept > 1) --kept;
       m_verifier.m_runner->rewind(verify.from, verify.to, kept);
-      return {m_drawn, m_chunk, kept, 0};
+      const double confidence = m_confidences.empty() ? draft.confidence : m_confidences.back();
+      return {m_drawn, m_chunk, kept, confidence, 0};
     }
 
    private:
@@ -97,18 +98,38 @@ class PairedModel : public ForwardingModel {
       m_drafter.m_logits.clear();
       for (const Token token : draft.known) read(token, draft.to.front());
       m_drawn.clear();
+      m_confidences.clear();
       ByteView agree = draft.agree;
-      std::size_t spelled = 0;
+      double before = draft.confidence;
+      std::size_t tokens = 0;  // that bring bytes
       while (true) {
-        const bool samples = draft.drawing.temperature > 0;
-        m_drawn.push_back(samples ? sampled(draft.drawing, agree, spelled) : mostProbable(agree));
-        if (m_drawn.size() == draft.to.size()) return;
-        const std::size_t size = m_tokens->tokenizer().bytes(m_drawn.back()).size();
-        const std::size_t known = std::min(size, agree.size());
-        spelled += size - known;
-        agree = samples ? agree.subspan(known) : ByteView();
-        read(m_drawn.back(), draft.to[m_drawn.size()]);
+        const auto [token, confidences] = choose(draft, agree);
+        m_drawn.push_back(token);
+        for (const double confidence : confidences) m_confidences.push_back(before * confidence);
+        if (!confidences.empty()) before = m_confidences.back();
+        tokens += !confidences.empty();
+        if (m_drawn.size() == draft.to.size() ||
+            (draft.weighsBytes() &&
+             (tokens == draft.tokens || sureBytes(draft) < m_confidences.size())))
+          return;
+        const std::size_t size = m_tokens->tokenizer().bytes(token).size();
+        agree = draft.weighsBytes() ? agree.subspan(std::min(size, agree.size())) : ByteView();
+        read(token, draft.to[m_drawn.size()]);
       }
+    }
+
+    TokenChooser::Choice choose(const DraftPass& draft, ByteView agree) {
+      if (!draft.weighsBytes()) return {mostProbable(agree), {}};
+      const std::vector<float>& logits = m_drafter.m_logits.back();
+      const Drawing& drawing = draft.drawing;
+      if (drawing.temperature <= 0) return m_chooser.mostProbable(logits, agree, true);
+      Sampler sampler = samplerFor(drawing);
+      const auto race = [&](std::span<const float> byteLogits, ByteView bytes) {
+        const std::size_t at =
+            std::min(m_confidences.size() + bytes.size(), drawing.keys.size() - 1);
+        return sampler.raceWithKey(byteLogits, drawing.keys[at]);
+      };
+      return m_chooser.draw(logits, agree, race);
     }
 
     static Sampler samplerFor(const Drawing& drawing) {
@@ -116,19 +137,6 @@ class PairedModel : public ForwardingModel {
                       .topK = drawing.topK,
                       .topP = drawing.topP,
                       .minP = drawing.minP});
-    }
-
-    /// The token drawn behind so many bytes of those drawn before.
-    Token sampled(const Drawing& drawing, ByteView agree, std::size_t spelled) {
-      Sampler sampler = samplerFor(drawing);
-      return m_chooser
-          .draw(m_drafter.m_logits.back(), agree,
-                [&](std::span<const float> logits, ByteView bytes) {
-                  const std::size_t last = drawing.keys.size() - 1;
-                  return sampler.raceWithKey(logits,
-                                             drawing.keys[std::min(spelled + bytes.size(), last)]);
-                })
-          .token;
     }
 
     Token mostProbable(ByteView agree) const {
@@ -154,12 +162,21 @@ class PairedModel : public ForwardingModel {
         if (taken == draft.tokens || bytes.empty()) break;
         const std::size_t known = std::min(bytes.size(), agree.size());
         agree = agree.subspan(known);
-        if (!agree.empty() && draft.drawing.temperature <= 0) break;
+        if (!agree.empty() && !draft.weighsBytes()) break;
         text.insert(text.end(), bytes.begin() + static_cast<std::ptrdiff_t>(known), bytes.end());
         taken += bytes.size() > known;
       }
-      text.resize(std::min(text.size(), most));
+      std::size_t end = most;
+      if (draft.weighsBytes()) end = std::min(end, draft.head.size() + sureBytes(draft));
+      text.resize(std::min(text.size(), end));
       return text;
+    }
+
+    /// Of what the tokens bring.
+    std::size_t sureBytes(const DraftPass& draft) const {
+      const auto isUnsure = [&](double confidence) { return confidence < draft.leastConfidence; };
+      return static_cast<std::size_t>(std::ranges::find_if(m_confidences, isUnsure) -
+                                      m_confidences.begin());
     }
 
     bool stands(std::size_t i, const Judgement& judgement) const {
@@ -184,6 +201,7 @@ class PairedModel : public ForwardingModel {
     std::shared_ptr<const TokenTree> m_tokens;
     TokenChooser m_chooser;
     std::vector<Token> m_drawn;
+    std::vector<double> m_confidences;  ///< of the bytes that they bring, in draws that weigh bytes
     std::vector<Token> m_chunk;
   };
 
