@@ -43,6 +43,7 @@ constexpr Setting kSettings[] = {
     {"many states and taps", 20, 70, 33, 7, 3, 50, false, true, 2, 150},
     {"segments of the backward scan", 48, 96, 16, 4, 3, 256, true, true, 2, 500},
     {"strips of the convolution", 64, 128, 16, 4, 4, 256, true, true, 4, 200},
+    {"long strips of the convolution", 16, 32, 16, 4, 1, 256, true, true, 200, 300},
     {"two segments", 48, 96, 16, 4, 3, 256, true, true, 3, 70, 2},
 };
 

@@ -10,7 +10,6 @@
 namespace mb::cuda::training {
 
 inline constexpr std::uint32_t kConvTokens = 8;     ///< of one thread, forward
-inline constexpr std::uint32_t kConvStrip = 64;     ///< of one thread, backward
 inline constexpr std::uint32_t kConvThreads = 128;  ///< four channels each
 inline constexpr std::uint32_t kConvChannels = 4 * kConvThreads;
 
@@ -135,6 +134,7 @@ struct ConvBack {
   const Value* expanded;    ///< u, z [rows][2e]
   const Value* dConvolved;  ///< by u' [rows][e]
   Value* dExpanded;         ///< by u; rows of [2e], of which the first half
+  std::uint32_t strip;      ///< tokens of a thread
   float* dWeights;          ///< [strips of all streams][e][k]
   float* dBias;             ///< [strips of all streams][e]
   float* dMemory;           ///< of the first stream, in strides as the memory; or null
@@ -152,8 +152,8 @@ class ConvStrip {
         m_column(shape, arguments.expanded, blockIdx.z, channel),
         m_channel(channel),
         m_firstRow(std::size_t{blockIdx.z} * shape.tokens),
-        m_first(static_cast<int>(blockIdx.y * kConvStrip)),
-        m_last(min(m_first + static_cast<int>(kConvStrip), static_cast<int>(shape.tokens))) {
+        m_first(static_cast<int>(blockIdx.y * arguments.strip)),
+        m_last(min(m_first + static_cast<int>(arguments.strip), static_cast<int>(shape.tokens))) {
 #pragma unroll
     for (int i = 0; i < TAPS; ++i) {
       m_inputs[i] =

@@ -15,8 +15,10 @@ constexpr int kFewStates = 4;  ///< of a thread of the scan; models with n <= 16
 constexpr int kManyStates = 16;
 constexpr int kFewTaps = 4;
 constexpr unsigned kThreads = 256;
-constexpr std::size_t kBlocksPerProcessor = 3;  ///< of the backward scan
+constexpr std::size_t kBlocksPerProcessor = 3;  ///< of backward scan and convolution
 constexpr std::size_t kLeastSegment = 4;        ///< tiles
+constexpr std::uint32_t kConvStrip = 256;       ///< tokens of the backward convolution's strips
+constexpr std::uint32_t kShortConvStrip = 64;   ///< where there are few
 
 std::uint32_t processors() {
   int device = 0;
@@ -44,8 +46,8 @@ std::size_t mostGroups(const Extents& sizes, const PassShape& most, std::size_t 
                                kBlocksPerProcessor * multiprocessors / scanBackBlocks(sizes));
 }
 
-std::size_t convStrips(const PassShape& shape) {
-  return std::size_t{shape.streams} * blocksFor(shape.tokens, kConvStrip);
+std::size_t convStrips(const PassShape& shape, std::uint32_t strip) {
+  return std::size_t{shape.streams} * blocksFor(shape.tokens, strip);
 }
 
 ConvShape convShape(const float* weights, const float* bias, const float* memory,
@@ -70,7 +72,8 @@ std::size_t PassShape::tiles(const Extents& extents) const {
 template <class Value>
 std::size_t LayerPass<Value>::partsFor(const Extents& sizes, const PassShape& most) {
   const std::size_t scan = scanBackBlocks(sizes) * most.rows() * 2 * sizes.statesPadded();
-  const std::size_t conv = convStrips(most) * sizes.innerPadded() * (sizes.taps + 1);
+  const std::size_t conv =
+      convStrips(most, kShortConvStrip) * sizes.innerPadded() * (sizes.taps + 1);
   return std::max(scan, conv);
 }
 
@@ -331,22 +334,30 @@ void LayerPass<Value>::selectBack(std::uint32_t layer, const LayerMemory<Value>&
   m_clock.mark("x_proj back", m_stream);
 }
 
+/// Long strips have fewer sums to add up in the end, short ones use more of the device.
+template <class Value>
+std::uint32_t LayerPass<Value>::convStrip(const PassShape& shape) const {
+  const std::size_t blocks = convStrips(shape, kConvStrip) * blocksFor(m_e, kConvChannels);
+  return blocks < kBlocksPerProcessor * m_processors ? kShortConvStrip : kConvStrip;
+}
+
 template <class Value>
 void LayerPass<Value>::convolveBack(std::uint32_t layer, const LayerMemory<Value>& memory,
                                     const PassShape& shape) {
   const LayerTensors& at = m_plan.layers[layer];
   const ConvShape conv = convShape(m_weights.values(at.conv), m_weights.values(at.convBias),
                                    memory.stateIn, m_sizes, shape);
-  const std::size_t strips = convStrips(shape);
+  const std::uint32_t strip = convStrip(shape);
+  const std::size_t strips = convStrips(shape, strip);
   float* dBias = m_parts.data() + strips * at.conv.size();
   const auto kernel = m_sizes.taps <= kFewTaps
                           ? convBackKernel<Value, kFewTaps>
                           : convBackKernel<Value, static_cast<int>(kMostTrainedTaps)>;
-  const dim3 grid(blocksFor(m_e, kConvChannels), blocksFor(shape.tokens, kConvStrip),
-                  shape.streams);
+  const dim3 grid(blocksFor(m_e, kConvChannels), blocksFor(shape.tokens, strip), shape.streams);
   kernel<<<grid, kConvThreads, 0, m_stream>>>(conv, {.expanded = memory.expanded,
                                                      .dConvolved = m_dConvolved.data(),
                                                      .dExpanded = m_dExpanded.data(),
+                                                     .strip = strip,
                                                      .dWeights = m_parts.data(),
                                                      .dBias = dBias,
                                                      .dMemory = memory.stateGradient});

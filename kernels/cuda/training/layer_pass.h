@@ -76,6 +76,7 @@ class LayerPass {
   void convolveBack(std::uint32_t layer, const LayerMemory<Value>& memory, const PassShape& shape);
   void expandBack(std::uint32_t layer, const LayerMemory<Value>& memory, const PassShape& shape);
   SegmentShape segmentsOf(const PassShape& shape) const;
+  std::uint32_t convStrip(const PassShape& shape) const;
   void sumRows(const float* rows, std::size_t count, const Tensor& to);
 
   const Plan& m_plan;

@@ -98,26 +98,45 @@ __device__ inline void storeState(const float* from, Value* to) {
   for (int i = 0; i < SPL; i += 4) setQuad(to + i, *reinterpret_cast<const float4*>(from + i));
 }
 
-/// B and C of a tile's tokens; zeros behind the last.
-template <int SPL, class Value>
-__device__ inline void loadSelected(const ScanArguments<Value>& a, std::uint32_t first,
-                                    float (*to)[ScanTile<SPL>::kRow]) {
+/// A thread's share of the B and C of a tile's tokens; zeros behind the last.
+template <class Value, int SPL>
+class SelectedShare {
   using Tile = ScanTile<SPL>;
-  constexpr int kOctets = Tile::kTokens * Tile::kRow / 8;
+  static constexpr int kOctets = Tile::kTokens * Tile::kRow / 8 / kScanThreads;  ///< of a thread
+
+ public:
+  __device__ void load(const ScanArguments<Value>& a, std::uint32_t first) {
 #pragma unroll
-  for (int i = static_cast<int>(threadIdx.x); i < kOctets; i += kScanThreads) {
-    const int token = i / (Tile::kRow / 8);
-    const int column = i % (Tile::kRow / 8) * 8;
-    Octet<Value> octet{};
-    if (first + token < a.tokens)
-      octet =
-          octetAt(a.selected + (a.firstRow() + first + token) * a.selectedStride + a.rank + column);
-    float values[8];
-#pragma unroll
-    for (int k = 0; k < 8; ++k) values[k] = octet[k];
-    storeEight(to[token] + column, values);
+    for (int i = 0; i < kOctets; ++i) {
+      m_octets[i] = {};
+      if (first + token(i) < a.tokens)
+        m_octets[i] = octetAt(a.selected + (a.firstRow() + first + token(i)) * a.selectedStride +
+                              a.rank + column(i));
+    }
   }
-}
+  __device__ void store(float (*to)[Tile::kRow]) const {
+#pragma unroll
+    for (int i = 0; i < kOctets; ++i) {
+      float values[8];
+#pragma unroll
+      for (int k = 0; k < 8; ++k) values[k] = m_octets[i][k];
+      storeEight(to[token(i)] + column(i), values);
+    }
+  }
+
+ private:
+  __device__ static int place(int i) {
+    return static_cast<int>(threadIdx.x) + i * kScanThreads;
+  }
+  __device__ static int token(int i) {
+    return place(i) / (Tile::kRow / 8);
+  }
+  __device__ static int column(int i) {
+    return place(i) % (Tile::kRow / 8) * 8;
+  }
+
+  Octet<Value> m_octets[kOctets];
+};
 
 template <class Value, int SPL>
 class Scan {
@@ -139,23 +158,25 @@ class Scan {
       const std::uint32_t tiles = a.tiles(Tile::kTokens);
       kept += std::size_t{blockIdx.y} * tiles * a.channels * Tile::kStates + place;
     }
+    Raw next;
+    load(0, next);
     Raw now;
-    load(0, now);
+    int turn = 0;
     for (std::uint32_t first = 0; first < a.tokens; first += Tile::kTokens) {
       if (kept) {
         storeState<SPL>(m_state, kept);
         kept += std::size_t{a.channels} * Tile::kStates;
       }
-      prepare(first, now);
-      loadSelected<SPL>(a, first, shared().selected);
+      turn = 1 - turn;
+      prepare(first, next, shared().turns[turn]);
       __syncthreads();
-      Raw next;
-      load(first + Tile::kTokens, next);
-      scanTile();
-      __syncthreads();
-      write(first, now);
+      if (first > 0) write(first - Tile::kTokens, now, shared().turns[1 - turn]);
       now = next;
+      load(first + Tile::kTokens, next);
+      scanTile(shared().turns[turn]);
     }
+    __syncthreads();
+    write((a.tokens - 1) / Tile::kTokens * Tile::kTokens, now, shared().turns[turn]);
     storeState<SPL>(m_state, a.stateOut + blockIdx.y * a.stateStride + place);
   }
 
@@ -165,17 +186,22 @@ class Scan {
   using Share = RowShare<kChannels>;
   static_assert(Share::kRows == 32);
 
-  /// What a thread holds of a tile: eight channels of one token.
+  /// What a thread holds of a tile: eight channels of one token, and its share of B and C.
   struct Raw {
     Octet<Value> input;
     Octet<Value> delta;
     Octet<Value> gate;
+    SelectedShare<Value, SPL> selected;
   };
 
-  struct Shared {
+  struct Turn {
     alignas(16) float2 steps[Tile::kTokens][kChannels + 4];  // Δ and Δ u'
     alignas(16) float selected[Tile::kTokens][Tile::kRow];
     alignas(16) float outputs[Tile::kTokens][kChannels + 4];
+  };
+  /// Two tiles take turns: while one is scanned the one before is written.
+  struct Shared {
+    Turn turns[2];
   };
   __device__ static Shared& shared() {
     __shared__ Shared memory;
@@ -184,6 +210,7 @@ class Scan {
 
   __device__ void load(std::uint32_t first, Raw& raw) const {
     raw = {};
+    raw.selected.load(a, first);
     if (Share::row() >= Tile::kTokens || first + Share::row() >= a.tokens) return;
     const std::size_t at = a.firstRow() + first + Share::row();
     const std::uint32_t channel = blockIdx.x * kChannels + Share::column();
@@ -193,19 +220,19 @@ class Scan {
   }
 
   /// Lays a tile out for the scan.
-  __device__ void prepare(std::uint32_t first, const Raw& raw) const {
+  __device__ void prepare(std::uint32_t first, const Raw& raw, Turn& tile) const {
+    raw.selected.store(tile.selected);
     if (Share::row() >= Tile::kTokens) return;
     const float real = first + Share::row() < a.tokens ? 1.0f : 0.0f;
     float deltas[8], gained[8];
     takeDeltas(raw.delta, a.dtBias + blockIdx.x * kChannels + Share::column(), real, deltas);
 #pragma unroll
     for (int k = 0; k < 8; ++k) gained[k] = deltas[k] * raw.input[k];
-    storePairs(deltas, gained, shared().steps[Share::row()] + Share::column());
+    storePairs(deltas, gained, tile.steps[Share::row()] + Share::column());
   }
 
   /// Tokens in groups, all loads of a group before its sums: a warp has to hide its own latencies.
-  __device__ void scanTile() {
-    Shared& tile = shared();
+  __device__ void scanTile(Turn& tile) {
     const int own = static_cast<int>(threadIdx.x) / kScanLanes;
 #pragma unroll 2
     for (int t = 0; t < Tile::kTokens; t += kGroup) {
@@ -228,12 +255,12 @@ class Scan {
           y[g] = fmaf(m_state[i], c[g][i], y[g]);
         }
       }
-      keepOutputs(t, own, y);
+      keepOutputs(t, own, y, tile);
     }
   }
 
   /// Sums over a channel's lanes.
-  __device__ void keepOutputs(int first, int own, float* y) const {
+  __device__ void keepOutputs(int first, int own, float* y, Turn& tile) const {
     halve<kGroup>(y, 2, m_lane & 2);
     int token = first + (m_lane & 2 ? kGroup / 2 : 0);
     if constexpr (kGroup >= 4) {
@@ -243,14 +270,14 @@ class Scan {
       y[0] += __shfl_xor_sync(~0u, y[0], 1);
     }
 #pragma unroll
-    for (int g = 0; g < (kGroup + 3) / 4; ++g) shared().outputs[token + g][own] = y[g];
+    for (int g = 0; g < (kGroup + 3) / 4; ++g) tile.outputs[token + g][own] = y[g];
   }
 
-  __device__ void write(std::uint32_t first, const Raw& raw) const {
+  __device__ void write(std::uint32_t first, const Raw& raw, const Turn& tile) const {
     if (Share::row() >= Tile::kTokens || first + Share::row() >= a.tokens) return;
     const std::uint32_t channel = blockIdx.x * kChannels + Share::column();
     float y[8], skip[8];
-    loadEight(shared().outputs[Share::row()] + Share::column(), y);
+    loadEight(tile.outputs[Share::row()] + Share::column(), y);
     loadEight(a.skip + channel, skip);
     Octet<Value> gated;
 #pragma unroll

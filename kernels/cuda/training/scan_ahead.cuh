@@ -38,15 +38,14 @@ class ScanAhead {
     loadRates<SPL>(a.decay + place, m_rate);
     const std::uint32_t begin = segment * segments.tiles;
     const std::uint32_t end = min(begin + segments.tiles, a.tiles(Tile::kTokens));
-    Raw now;
-    load((end - 1) * Tile::kTokens, now);
+    Raw next;
+    load((end - 1) * Tile::kTokens, next);
     for (std::uint32_t tile = end; tile-- > begin;) {
-      prepare(tile * Tile::kTokens, now);
-      loadSelected<SPL>(a, tile * Tile::kTokens, shared().selected);
+      Turn& turn = shared().turns[tile % 2];
+      prepare(tile * Tile::kTokens, next, turn);
       __syncthreads();
-      if (tile > begin) load((tile - 1) * Tile::kTokens, now);
-      scanTile();
-      __syncthreads();
+      if (tile > begin) load((tile - 1) * Tile::kTokens, next);
+      scanTile(turn);
     }
     const std::size_t at = segments.of(blockIdx.y, segment) * a.channels;
     storeState<SPL>(m_ds, segments.ends + at * Tile::kStates + place);
@@ -62,11 +61,15 @@ class ScanAhead {
     Octet<Value> delta;
     Octet<Value> gate;
     Octet<Value> dGated;
+    SelectedShare<Value, SPL> selected;
   };
 
-  struct Shared {
+  struct Turn {
     alignas(16) float2 steps[Tile::kTokens][kChannels + 4];  // Δ and the derivative by y
     alignas(16) float selected[Tile::kTokens][Tile::kRow];
+  };
+  struct Shared {
+    Turn turns[2];
   };
   __device__ static Shared& shared() {
     __shared__ Shared memory;
@@ -75,6 +78,7 @@ class ScanAhead {
 
   __device__ void load(std::uint32_t first, Raw& raw) const {
     raw = {};
+    raw.selected.load(a, first);
     if (Share::row() >= Tile::kTokens || first + Share::row() >= a.tokens) return;
     const std::size_t at = a.firstRow() + first + Share::row();
     const std::uint32_t channel = blockIdx.x * kChannels + Share::column();
@@ -83,18 +87,18 @@ class ScanAhead {
     raw.dGated = octetAt(m_dGated + at * a.channels + channel);
   }
 
-  __device__ void prepare(std::uint32_t first, const Raw& raw) const {
+  __device__ void prepare(std::uint32_t first, const Raw& raw, Turn& tile) const {
+    raw.selected.store(tile.selected);
     if (Share::row() >= Tile::kTokens) return;
     const float real = first + Share::row() < a.tokens ? 1.0f : 0.0f;
     float deltas[8], dy[8];
     takeDeltas(raw.delta, a.dtBias + blockIdx.x * kChannels + Share::column(), real, deltas);
 #pragma unroll
     for (int k = 0; k < 8; ++k) dy[k] = raw.dGated[k] * silu(raw.gate[k]);
-    storePairs(deltas, dy, shared().steps[Share::row()] + Share::column());
+    storePairs(deltas, dy, tile.steps[Share::row()] + Share::column());
   }
 
-  __device__ void scanTile() {
-    Shared& tile = shared();
+  __device__ void scanTile(const Turn& tile) {
     const int own = static_cast<int>(threadIdx.x) / kScanLanes;
 #pragma unroll 2
     for (int t = Tile::kTokens - kGroup; t >= 0; t -= kGroup) {

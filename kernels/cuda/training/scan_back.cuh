@@ -37,6 +37,7 @@ class ScanBack {
   static constexpr int kGroups = Tile::kTokens / kGroup;
   static constexpr int kWarps = kScanThreads / 32;
   using Token = TokenBack<kOwn, SPL>;
+  using Sums = GroupSums<kOwn, SPL, kGroup>;
 
  public:
   struct Shared {
@@ -47,6 +48,7 @@ class ScanBack {
     /// States before each group; when a warp has taken them, by B and C of its channels, as
     /// [kGroup][2n].
     alignas(16) float4 starts[kGroups][kWarps][kOwn * SPL / 4][32];
+    alignas(16) float scratch[kWarps][Sums::kScratch];
   };
 
   __device__ ScanBack(const ScanBackArguments<Value>& arguments, Shared& tile)
@@ -69,15 +71,14 @@ class ScanBack {
     for (std::uint32_t tile = end; tile-- > begin;) {
       const std::uint32_t first = tile * Tile::kTokens;
       prepare(first);
-      loadSelected<SPL>(m_forward, first, m_tile.selected);
       __syncthreads();
       makeStarts(tile);
 #pragma unroll 1
       for (int group = kGroups; group-- > 0;) backGroup(group);
       __syncthreads();
+      // Threads write what they have prepared, and prepare it anew: nobody else waits for it.
       write(first);
       writeSelected(first);
-      __syncthreads();
     }
     finish();
   }
@@ -107,6 +108,8 @@ class ScanBack {
 
   /// Δ, u' and the derivative by y. Behind the last token all are zero, and so change nothing.
   __device__ void prepare(std::uint32_t first) const {
+    SelectedShare<Value, SPL> selected;
+    selected.load(m_forward, first);
     const std::uint32_t channel = m_first + Share::column();
 #pragma unroll
     for (int row = Share::row(); row < Tile::kTokens; row += Share::kRows) {
@@ -130,6 +133,7 @@ class ScanBack {
       storeEight(m_tile.input[row] + Share::column(), inputs);
       storeEight(m_tile.dy[row] + Share::column(), dy);
     }
+    selected.store(m_tile.selected);
   }
 
   __device__ void loadStart(std::uint32_t tile, float (&state)[kOwn][SPL]) const {
@@ -220,7 +224,7 @@ class ScanBack {
 #pragma unroll
     for (int i = 0; i < kGroup; ++i)
       advance(first + i, i == 0 ? start : states[i - 1], kept[i], states[i]);
-    GroupSums<kOwn, SPL, kGroup> sums(reinterpret_cast<float*>(m_tile.starts[group][warp()]));
+    Sums sums(reinterpret_cast<float*>(m_tile.starts[group][warp()]), m_tile.scratch[warp()]);
 #pragma unroll
     for (int i = kGroup - 1; i >= 0; --i)
       sums.add(i, backToken(first + i, kept[i], i == 0 ? start : states[i - 1], states[i]));

@@ -1,10 +1,10 @@
 // The sums of the backward scan across threads: over a channel's states (y, and what gives the
 // derivatives by Δ and u'), which four lanes share, and over a warp's channels (the derivatives by
-// B and C). One class adds float32 with shuffles, the other lets tensor cores add products of
-// bfloat16; both take the tokens of a group one after the other.
+// B and C), through shared memory: that takes fewer instructions than shuffles do.
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/cuda/training/scan.cuh"
 
@@ -41,9 +41,18 @@ struct WarpLanes {
 /// channel have the same sums as the lower.
 template <int OWN, int SPL, int GROUP>
 class GroupSums {
+  static constexpr int kStates = kScanLanes * SPL;
+  static constexpr int kTogether = SPL > 4 ? 1 : 2;                 ///< tokens added at a time
+  static constexpr int kSums = kTogether * 2 * kStates / 32;        ///< of a lane
+  static constexpr int kSumLanes = kStates / kSums;                 ///< of a token's B, or C
+  static constexpr int kPartSize = 32 / kScanLanes * kStates + 16;  ///< in different banks
+
  public:
+  static constexpr int kScratch = kTogether * 2 * kPartSize;  ///< floats of a warp
+
   /// Derivatives by B, C go to [GROUP][2n].
-  __device__ explicit GroupSums(float* selected) : m_selected(selected) {}
+  __device__ GroupSums(float* selected, float* scratch)
+      : m_selected(selected), m_scratch(scratch) {}
 
   __device__ void add(int i, const TokenBack<OWN, SPL>& token) {
     float selected[2 * SPL] = {};
@@ -86,20 +95,40 @@ class GroupSums {
   }
 
  private:
-  __device__ void keep(int i, float* selected) const {
-    constexpr int kStates = kScanLanes * SPL;
+  /// Of a token, by B and C, a channel's part.
+  __device__ void keep(int i, const float* selected) const {
     const int lane = m_lanes.lane;
-    halve<2 * SPL>(selected, 16, lane & 16);
-    halve<SPL>(selected, 8, lane & 8);
-    halve<SPL / 2>(selected, 4, lane & 4);
-    float* to = m_selected + i * 2 * kStates + (lane & 16 ? kStates : 0) + m_lanes.part * SPL +
-                (lane & 8 ? SPL / 2 : 0) + (lane & 4 ? SPL / 4 : 0);
+    float* own =
+        m_scratch + i % kTogether * 2 * kPartSize + m_lanes.slot * kStates + m_lanes.part * SPL;
 #pragma unroll
-    for (int k = 0; k < SPL / 4; ++k) to[k] = selected[k];
+    for (int k = 0; k < SPL; k += 4) {
+      *reinterpret_cast<float4*>(own + k) = *reinterpret_cast<const float4*>(selected + k);
+      *reinterpret_cast<float4*>(own + kPartSize + k) =
+          *reinterpret_cast<const float4*>(selected + SPL + k);
+    }
+    if (i % kTogether > 0) return;
+    using Few = std::conditional_t<kSums == 2, float2, float4>;
+    static_assert(sizeof(Few) == sizeof(float) * kSums);
+    __syncwarp();
+    const int part = lane / kSumLanes;  // of the tokens' B and C
+    const int column = lane % kSumLanes * kSums;
+    const float* from = m_scratch + part * kPartSize + column;
+    float sums[kSums] = {};
+#pragma unroll
+    for (int slot = 0; slot < 32 / kScanLanes; ++slot) {
+      float values[kSums];
+      *reinterpret_cast<Few*>(values) = *reinterpret_cast<const Few*>(from + slot * kStates);
+#pragma unroll
+      for (int k = 0; k < kSums; ++k) sums[k] += values[k];
+    }
+    *reinterpret_cast<Few*>(m_selected + i * 2 * kStates + part * kStates + column) =
+        *reinterpret_cast<const Few*>(sums);
+    __syncwarp();
   }
 
   WarpLanes m_lanes;
   float* m_selected;
+  float* m_scratch;
   float m_sums[GROUP][OWN][3];
 };
 
