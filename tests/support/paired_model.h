@@ -30,6 +30,7 @@ class PairedModel : public ForwardingModel {
     return std::make_unique<PairedRunner>(*this);
   }
 
+  std::size_t longestChunk = 64;     ///< where that is less than the model's
   mutable std::size_t passes = 0;    ///< that somebody waits for, outside of pairs
   mutable std::size_t rewinds = 0;   ///< likewise
   mutable std::size_t pairRuns = 0;  ///< of pairs in which this model verifies
@@ -39,6 +40,9 @@ class PairedModel : public ForwardingModel {
    public:
     explicit PairedRunner(const PairedModel& model)
         : ForwardingRunner(model.ForwardingModel::newRunner()), m_model(model) {}
+    std::size_t maxChunk() const override {
+      return std::min(ForwardingRunner::maxChunk(), m_model.longestChunk);
+    }
     void advance(const State& from, State& to, TokenView tokens,
                  const ChunkRequest& request) override {
       ++m_model.passes;
