@@ -809,7 +809,7 @@ class CudaTest : public QObject {
       const std::size_t drawn = outcome[0].drawn.size();
       ended += drawn < work.draws;
       for (std::size_t i = 0; i + 1 < work.known.size() + drawn; ++i)
-        QVERIFY2(copyOf(drafters[0]->logits(i)) == copyOf(drafters[1]->logits(i)),
+        QVERIFY2(std::ranges::equal(drafters[0]->logits(i), drafters[1]->logits(i)),
                  qPrintable(QString("%1: the drafter's logits %2").arg(where).arg(i)));
       for (std::size_t i = 0; i < drawn; ++i) {
         QVERIFY2(std::ranges::equal(to[0][i].values(), to[1][i].values()),
@@ -817,7 +817,7 @@ class CudaTest : public QObject {
         QCOMPARE(to[0][i].position(), to[1][i].position());
       }
       for (std::size_t i = 0; i < outcome[0].chunk.size(); ++i)
-        QVERIFY2(copyOf(verifiers[0]->logits(i)) == copyOf(verifiers[1]->logits(i)),
+        QVERIFY2(std::ranges::equal(verifiers[0]->logits(i), verifiers[1]->logits(i)),
                  qPrintable(QString("%1: the verifier's logits %2").arg(where).arg(i)));
       QVERIFY2(std::ranges::equal(after[0].values(), after[1].values()),
                qPrintable(where + ": the verifier's state"));
