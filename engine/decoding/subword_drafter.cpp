@@ -10,8 +10,9 @@ namespace mb {
 
 namespace {
 
-/// Most bytes that are healed; more of a piece are read as tokens of their own.
-constexpr std::size_t kLongestHealed = 32;
+/// Most bytes that are healed; more of a piece are read as tokens of their own. Few words are
+/// longer, and a drafter reads blanks in a row again one by one.
+constexpr std::size_t kLongestHealed = 16;
 
 bool startsWith(ByteView bytes, ByteView prefix) {
   return bytes.size() >= prefix.size() && std::ranges::equal(prefix, bytes.first(prefix.size()));

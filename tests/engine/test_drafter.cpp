@@ -407,7 +407,7 @@ class DrafterTest : public QObject {
   }
 
   // 3000 dashes are one piece. Healing all of it would take a pass for each of its tokens, seconds
-  // before the first draft; at most 32 bytes are to be healed.
+  // before the first draft; at most 16 bytes are to be healed.
   void aLongPieceIsNotHealedWhole() {
     const auto model = std::make_shared<CountingModel>(draftModel(false));
     SubwordDrafter drafter(model, bundledTokenizer());
@@ -418,7 +418,7 @@ class DrafterTest : public QObject {
       drafter.reset(text, {});
       model->passes = 0;
       QVERIFY(!drafter.propose(4, 40, {}).bytes.empty());
-      QVERIFY2(model->passes <= 32 + 4, qPrintable(QString("%1 passes").arg(model->passes)));
+      QVERIFY2(model->passes <= 16 + 4, qPrintable(QString("%1 passes").arg(model->passes)));
     }
   }
 
