@@ -52,7 +52,7 @@ class Drafter {
   /// The drafter's runner together with one that verifies; null when there is no such pair.
   virtual std::unique_ptr<RunnerPair> pairWith(Runner&) { return nullptr; }
 
-  /// Runs a round of which this is the drafter's part.
+  /// Runs a round of which this is the drafter's part, and returns what came of it.
   using RunPass = std::function<RunnerPair::Outcome(const DraftPass&)>;
   /// For a drafter of a pair: has `run` compute what propose() would compute with the same
   /// arguments, so that it has to wait for nothing. Returns false, without a run, when propose()

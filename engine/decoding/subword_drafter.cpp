@@ -167,8 +167,8 @@ void SubwordDrafter::keepBoundaries(std::size_t first, std::size_t count, std::s
 }
 
 /// The token to draft at the current boundary, if any.
-TokenChooser::Choice SubwordDrafter::choose(const Progress& progress) {
-  if (isPrepared(progress)) {
+TokenChooser::Choice SubwordDrafter::choose(const Progress& progress, bool prepared) {
+  if (prepared) {
     const Token token = m_steps[progress.boundary];
     return {m_tokenizer->bytes(token).empty() ? -1 : token, {}};
   }
@@ -233,12 +233,12 @@ bool SubwordDrafter::goOn(Progress& progress, std::size_t tokens, std::size_t ma
     if (progress.boundary >= m_computed) return false;
     ByteView& agree = progress.agree;
     const bool prepared = isPrepared(progress);
-    const TokenChooser::Choice choice = choose(progress);
+    const TokenChooser::Choice choice = choose(progress, prepared);
     if (choice.token < 0) break;
     const ByteView bytes = m_tokenizer->bytes(choice.token);
     const std::size_t known = std::min(bytes.size(), agree.size());
     const std::size_t fresh = bytes.size() - known;
-    const std::size_t sure = sureBytes(progress, choice, fresh);
+    const std::size_t sure = sureBytes(progress, prepared, choice, fresh);
     if (fresh > 0 && sure == 0) break;
     takeStep(progress.boundary, choice.token);
     agree = agree.subspan(known);
@@ -257,11 +257,11 @@ bool SubwordDrafter::goOn(Progress& progress, std::size_t tokens, std::size_t ma
 }
 
 /// How many of the `fresh` bytes that a token brings the drafter is sure enough of.
-std::size_t SubwordDrafter::sureBytes(const Progress& progress, const TokenChooser::Choice& choice,
-                                      std::size_t fresh) const {
+std::size_t SubwordDrafter::sureBytes(const Progress& progress, bool prepared,
+                                      const TokenChooser::Choice& choice, std::size_t fresh) const {
   const double least = m_settings.leastConfidence;
   if (least <= 0) return fresh;
-  if (isPrepared(progress)) return std::min(fresh, m_preparedBytes - progress.draft.bytes.size());
+  if (prepared) return std::min(fresh, m_preparedBytes - progress.draft.bytes.size());
   const auto end = std::ranges::find_if(choice.confidences, [&](double confidence) {
     return progress.confidence * confidence < least;
   });

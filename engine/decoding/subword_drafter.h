@@ -70,9 +70,9 @@ class SubwordDrafter : public Drafter {
     return runnerCanChoose() ||
            (m_pairWeighsBytes && (sampler.isGreedy() || sampler.repetitionPenalty == 1));
   }
-  TokenChooser::Choice choose(const Progress& progress);
+  TokenChooser::Choice choose(const Progress& progress, bool prepared);
   TokenChooser::Choice drawFor(const Progress& progress);
-  std::size_t sureBytes(const Progress& progress, const TokenChooser::Choice& choice,
+  std::size_t sureBytes(const Progress& progress, bool prepared, const TokenChooser::Choice& choice,
                         std::size_t fresh) const;
   bool isPrepared(const Progress& progress) const;
   std::size_t mostRereading(ByteView agree) const;

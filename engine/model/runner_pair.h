@@ -14,8 +14,8 @@ struct DraftPass {
   static constexpr std::size_t kMostKeys = 32;
 
   const State* from = nullptr;
-  /// As many as tokens are drawn: the state behind those known, and behind each one drawn but the
-  /// last. The first may be `from`.
+  /// As many as tokens are drawn at the most: the state behind those known, and behind each one
+  /// drawn but the last. The first may be `from`.
   std::span<State> to;
   TokenView known;  ///< at least one; with the draws at most maxChunk() + 1
   /// The first token drawn is of those whose bytes start with these, or are their start. What the
