@@ -218,7 +218,10 @@ void Prefill::runPiece(std::uint32_t layer, const Piece& piece, cudaStream_t str
                        .stride = 2 * m_inner,
                        .wide = kWide<Value>,
                        .wideResult = kWide<Value>},
-                      matrix<Value>(Matrix::InProj), m_convolved.data(), m_expanded.data(), stream);
+                      {.matrix = matrix<Value>(Matrix::InProj),
+                       .from = m_convolved.data(),
+                       .to = m_expanded.data()},
+                      stream);
   if (piece.last) layOut(kIn, layer + 1, stream);
   const auto convolve =
       m_size.taps <= kFewTaps ? convKernel<Value, kFewTaps> : convKernel<Value, int{kMostTaps}>;
@@ -241,21 +244,25 @@ void Prefill::runPiece(std::uint32_t layer, const Piece& piece, cudaStream_t str
                        .wide = kWide<Value>,
                        .wideResult = true,
                        .add = true},
-                      matrix<Value>(Matrix::OutProj), m_convolved.data(),
-                      m_residual.data() + std::size_t{piece.first} * m_model, stream);
+                      {.matrix = matrix<Value>(Matrix::OutProj),
+                       .from = m_convolved.data(),
+                       .to = m_residual.data() + std::size_t{piece.first} * m_model},
+                      stream);
   if (piece.last) layOut(kRest, layer + 1, stream);
 }
 
 /// δ, B and C, then W_dt δ in the place of u, of which the convolution's memory is kept before.
 template <class Value>
 void Prefill::select(std::uint32_t layer, const Piece& piece, cudaStream_t stream) {
-  m_products.multiply({.rows = m_projected,
-                       .columns = m_inner,
-                       .tokens = piece.tokens,
-                       .stride = m_projected,
-                       .wide = kWide<Value>,
-                       .wideResult = true},
-                      matrix<Value>(Matrix::XProj), m_convolved.data(), m_selected.data(), stream);
+  m_products.multiply(
+      {.rows = m_projected,
+       .columns = m_inner,
+       .tokens = piece.tokens,
+       .stride = m_projected,
+       .wide = kWide<Value>,
+       .wideResult = true},
+      {.matrix = matrix<Value>(Matrix::XProj), .from = m_convolved.data(), .to = m_selected.data()},
+      stream);
   const std::size_t memory = std::size_t{m_size.states} * m_inner;
   const std::size_t most = std::max(std::size_t{piece.tokens} * m_rank / 2, std::size_t{m_inner});
   betweenKernel<<<dim3(blocksFor(most, 256), 2), 256, 0, stream>>>(
@@ -276,7 +283,10 @@ void Prefill::select(std::uint32_t layer, const Piece& piece, cudaStream_t strea
                        .stride = 2 * m_inner,
                        .wide = kWide<Value>,
                        .wideResult = kWide<Value>},
-                      matrix<Value>(Matrix::DtProj), m_rankInput.data(), m_expanded.data(), stream);
+                      {.matrix = matrix<Value>(Matrix::DtProj),
+                       .from = m_rankInput.data(),
+                       .to = m_expanded.data()},
+                      stream);
 }
 
 template <class Value>
@@ -362,13 +372,15 @@ void Prefill::runHeadPiece(std::uint32_t first, std::uint32_t rows, float* logit
   for (std::uint32_t tile = 0; tile < m_headRows.size(); tile += m_headPiece) {
     const std::size_t tiles = std::min<std::size_t>(m_headPiece, m_headRows.size() - tile);
     unpackTiles(m_weights, {m_headRows.data() + tile, tiles}, 0, m_matrices.data(), stream);
-    m_products.multiply({.rows = static_cast<std::uint32_t>(tiles) * kTileRows,
-                         .columns = m_model,
-                         .tokens = rows,
-                         .stride = kTileRows * tilesFor(m_size.vocabulary),
-                         .wide = kWide<Value>,
-                         .wideResult = true},
-                        m_matrices.data(), m_convolved.data(), logits + tile * kTileRows, stream);
+    m_products.multiply(
+        {.rows = static_cast<std::uint32_t>(tiles) * kTileRows,
+         .columns = m_model,
+         .tokens = rows,
+         .stride = kTileRows * tilesFor(m_size.vocabulary),
+         .wide = kWide<Value>,
+         .wideResult = true},
+        {.matrix = m_matrices.data(), .from = m_convolved.data(), .to = logits + tile * kTileRows},
+        stream);
   }
 }
 

@@ -11,20 +11,28 @@
 #include <cuda_runtime_api.h>
 #include <map>
 #include <memory>
-#include <optional>
+#include <vector>
 
+#include "kernels/cuda/fingerprint.h"
 #include "kernels/cuda/memory.h"
 
 namespace mb::cuda {
 
-/// to = from · matrixᵀ, or that added to it: [tokens][rows] = [tokens][columns] · [rows][columns]ᵀ.
+/// How a matrix lies in memory, row after row: as it is named, or as its transpose.
+enum class Order : bool { AsIs, Transposed };
+
+/// to = from · matrix, or that added to it: [tokens][rows] = [tokens][columns] · [columns][rows].
 struct ProductForm {
   std::uint32_t rows = 0;
   std::uint32_t columns = 0;
   std::uint32_t tokens = 0;
-  std::uint32_t stride = 0;  ///< of `to`, in values
-  bool wide = false;         ///< `matrix` and `from` are float32, not bfloat16
-  bool wideResult = false;   ///< `to` is
+  std::uint32_t stride = 0;        ///< of the rows of `to`, in values
+  std::uint32_t fromStride = 0;    ///< likewise; 0 where one begins behind the other
+  std::uint32_t matrixStride = 0;  ///< likewise
+  Order from = Order::AsIs;
+  Order matrix = Order::Transposed;
+  bool wide = false;        ///< `matrix` and `from` are float32, not bfloat16
+  bool wideResult = false;  ///< `to` is
   bool add = false;
 
   auto operator<=>(const ProductForm&) const = default;
@@ -35,11 +43,25 @@ class Products {
  public:
   static constexpr std::size_t kWorkspaceBytes = 4u << 20;
 
-  Products();
+  /// How it is found which of its algorithms is the best for a form of product.
+  enum class Choice : std::uint8_t {
+    Estimated,  ///< cuBLASLt says
+    /// A large product that adds nothing to its result is computed by several when its form first
+    /// comes, and waited for. Of those with the same result, bit for bit, as the estimated one the
+    /// fastest stays: which that is depends on the moment, what it computes does not.
+    Measured
+  };
 
-  /// Pointers must be aligned to 16 bytes. Throws CudaError.
-  void multiply(const ProductForm& form, const void* matrix, const void* from, void* to,
-                cudaStream_t stream);
+  explicit Products(Choice choice = Choice::Estimated,
+                    std::size_t workspaceBytes = kWorkspaceBytes);
+
+  struct Operands {
+    const void* matrix = nullptr;  ///< all aligned to 16 bytes
+    const void* from = nullptr;
+    void* to = nullptr;  ///< apart from the others
+  };
+  /// Throws CudaError.
+  void multiply(const ProductForm& form, const Operands& operands, cudaStream_t stream);
 
  private:
   template <class Handle, cublasStatus_t (*DESTROY)(Handle)>
@@ -60,20 +82,26 @@ class Products {
     Layout matrix;
     Layout from;
     Layout to;
-    std::optional<cublasLtMatmulAlgo_t> algorithm;  // none: left to cuBLAS
+    /// Best first, as far as is known; one, when there is nothing to find out. None: left to
+    /// cuBLAS.
+    std::vector<cublasLtMatmulAlgo_t> algorithms;
   };
 
-  static Layout layoutOf(cudaDataType_t type, std::uint32_t rows, std::uint32_t columns,
-                         std::uint32_t stride);
+  static Layout layoutOf(cudaDataType_t type, Order order, std::uint32_t rows,
+                         std::uint32_t columns, std::uint32_t stride);
   Plan planOf(const ProductForm& form) const;
-  std::optional<cublasLtMatmulAlgo_t> algorithmOf(const Plan& plan) const;
-  const Plan& planned(const ProductForm& form);
-  void multiplyOtherwise(const ProductForm& form, const void* matrix, const void* from, void* to,
-                         cudaStream_t stream);
+  std::vector<cublasLtMatmulAlgo_t> algorithmsOf(const Plan& plan, int most) const;
+  Plan& planned(const ProductForm& form);
+  cublasStatus_t run(const Plan& plan, const cublasLtMatmulAlgo_t& algorithm, bool add,
+                     const Operands& operands, cudaStream_t stream);
+  void choose(const ProductForm& form, Plan& plan, const Operands& operands, cudaStream_t stream);
+  void multiplyOtherwise(const ProductForm& form, const Operands& operands, cudaStream_t stream);
 
+  Choice m_choice;
   Library m_library;
   OtherLibrary m_otherLibrary;  ///< since it was first needed
   DeviceArray<std::byte> m_workspace;
+  Fingerprint m_fingerprint;
   std::map<ProductForm, Plan> m_plans;
 };
 

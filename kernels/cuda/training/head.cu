@@ -55,8 +55,8 @@ void Head<Value>::run(LayerPass<Value>& pass, const std::int32_t* targets, const
   for (std::size_t first = 0; first < shape.rows(); first += m_rows) {
     const std::size_t rows = std::min(m_rows, shape.rows() - first);
     const Rows<const Value> from{normed + first * d, rows, d, d};
-    multiply<Value, float>(pass.blas(), Order::AsIs, from, Order::Transposed, matrix, 0,
-                           {m_logits.data(), rows, words, words});
+    pass.products().template multiply<Value, float>(Order::AsIs, from, Order::Transposed, matrix,
+                                                    {m_logits.data(), rows, words, words});
     const LossArguments loss{.logits = m_logits.data(),
                              .targets = targets + first,
                              .losses = m_losses.data() + first,
@@ -72,10 +72,10 @@ void Head<Value>::run(LayerPass<Value>& pass, const std::int32_t* targets, const
           <<<static_cast<unsigned>(rows), kWideThreads, 0, stream>>>(loss, dLogits);
     if (!dLogits) continue;
     const Rows<const Value> gradient{m_dLogits.data(), rows, words, words};
-    multiply<Value, float>(pass.blas(), Order::Transposed, gradient, Order::AsIs, from, 1,
-                           {m_weights.headGradient(), words, d, d});
-    multiply<Value, Value>(pass.blas(), Order::AsIs, gradient, Order::AsIs, matrix, 0,
-                           {dNormed + first * d, rows, d, d});
+    pass.products().template addProduct<Value, float>(
+        Order::Transposed, gradient, Order::AsIs, from, {m_weights.headGradient(), words, d, d});
+    pass.products().template multiply<Value, Value>(Order::AsIs, gradient, Order::AsIs, matrix,
+                                                    {dNormed + first * d, rows, d, d});
   }
   sumAllKernel<<<1, 1024, 0, stream>>>(m_losses.data(), shape.rows(), true, nats);
   if (scale > 0)

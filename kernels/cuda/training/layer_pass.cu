@@ -71,7 +71,8 @@ std::size_t PassShape::tiles(const Extents& extents) const {
 
 template <class Value>
 std::size_t LayerPass<Value>::partsFor(const Extents& sizes, const PassShape& most) {
-  const std::size_t scan = scanBackBlocks(sizes) * most.rows() * 2 * sizes.statesPadded();
+  const std::size_t scan = scanBackBlocks(sizes) * most.rows() * 2 * sizes.statesPadded() *
+                           sizeof(Value) / sizeof(float);
   const std::size_t conv =
       convStrips(most, kShortConvStrip) * sizes.innerPadded() * (sizes.taps + 1);
   return std::max(scan, conv);
@@ -84,7 +85,8 @@ std::size_t LayerPass<Value>::memoryFor(const Extents& sizes, const PassShape& m
   const std::size_t values = d + 2 * std::max(d, e) + 3 * e + sizes.selected();
   return most.rows() * (sizeof(float) * d + sizeof(Value) * values) +
          sizeof(float) *
-             (partsFor(sizes, most) + std::size_t{most.streams} * e * (sizes.statesPadded() + 2));
+             (partsFor(sizes, most) + std::size_t{most.streams} * e * (sizes.statesPadded() + 2)) +
+         PassProducts::kWorkspaceBytes;
 }
 
 template <class Value>
@@ -98,6 +100,7 @@ LayerPass<Value>::LayerPass(const Plan& plan, Weights<Value>& weights, const Pas
       m_rank(m_sizes.rankPadded()),
       m_selected(m_sizes.selected()),
       m_processors(processors()),
+      m_products(m_stream),
       m_x(most.rows() * m_d),
       m_rounded(most.rows() * m_d),
       m_convolved(most.rows() * std::max(m_d, m_e)),
@@ -111,7 +114,6 @@ LayerPass<Value>::LayerPass(const Plan& plan, Weights<Value>& weights, const Pas
     *values = DeviceArray<float>(groups * m_e * m_n);
   for (DeviceArray<float>* values : {&m_dDtBias, &m_dSkip, &m_segmentDeltas})
     *values = DeviceArray<float>(groups * m_e);
-  checkBlas(cublasSetStream(m_blas, m_stream), "cublasSetStream");
   const auto share = [](auto kernel, std::size_t bytes) {
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(bytes)),
@@ -126,9 +128,10 @@ template <class Value>
 void LayerPass<Value>::expand(std::uint32_t layer, const LayerMemory<Value>& memory,
                               const PassShape& shape) {
   const Tensor& inProj = m_plan.layers[layer].inProj;
-  multiply<Value, Value>(m_blas, Order::AsIs, {memory.normed, shape.rows(), m_d, m_d},
-                         Order::Transposed, {m_weights.matrix(inProj), 2 * m_e, m_d, m_d}, 0,
-                         {memory.expanded, shape.rows(), 2 * m_e, 2 * m_e});
+  m_products.multiply<Value, Value>(Order::AsIs, {memory.normed, shape.rows(), m_d, m_d},
+                                    Order::Transposed,
+                                    {m_weights.matrix(inProj), 2 * m_e, m_d, m_d},
+                                    {memory.expanded, shape.rows(), 2 * m_e, 2 * m_e});
   m_clock.mark("in_proj", m_stream);
 }
 
@@ -152,9 +155,9 @@ template <class Value>
 void LayerPass<Value>::takeDelta(std::uint32_t layer, const LayerMemory<Value>& memory,
                                  const PassShape& shape) {
   const Tensor& dtProj = m_plan.layers[layer].dtProj;
-  multiply<Value, Value>(m_blas, Order::AsIs, {memory.selected, shape.rows(), m_rank, m_selected},
-                         Order::Transposed, {m_weights.matrix(dtProj), m_e, m_rank, m_rank}, 0,
-                         {m_delta.data(), shape.rows(), m_e, m_e});
+  m_products.multiply<Value, Value>(
+      Order::AsIs, {memory.selected, shape.rows(), m_rank, m_selected}, Order::Transposed,
+      {m_weights.matrix(dtProj), m_e, m_rank, m_rank}, {m_delta.data(), shape.rows(), m_e, m_e});
   m_clock.mark("dt_proj", m_stream);
 }
 
@@ -174,15 +177,16 @@ void LayerPass<Value>::forward(std::uint32_t layer, const LayerMemory<Value>& me
     rememberKernel<<<dim3(blocksFor(m_e, kThreads), m_sizes.taps - 1, shape.streams), kThreads, 0,
                      m_stream>>>(convShape(nullptr, nullptr, memory.stateIn, m_sizes, shape),
                                  memory.expanded, memory.stateOut);
-  multiply<Value, Value>(m_blas, Order::AsIs, {m_convolved.data(), rows, m_e, m_e},
-                         Order::Transposed, {m_weights.matrix(at.xProj), m_selected, m_e, m_e}, 0,
-                         {memory.selected, rows, m_selected, m_selected});
+  m_products.multiply<Value, Value>(Order::AsIs, {m_convolved.data(), rows, m_e, m_e},
+                                    Order::Transposed,
+                                    {m_weights.matrix(at.xProj), m_selected, m_e, m_e},
+                                    {memory.selected, rows, m_selected, m_selected});
   m_clock.mark("x_proj", m_stream);
   takeDelta(layer, memory, shape);
   scan(layer, memory, shape);
-  multiply<Value, float>(m_blas, Order::AsIs, {m_dExpanded.data(), rows, m_e, 2 * m_e},
-                         Order::Transposed, {m_weights.matrix(at.outProj), m_d, m_e, m_e}, 1,
-                         {m_x.data(), rows, m_d, m_d});
+  m_products.addProduct<Value, float>(
+      Order::AsIs, {m_dExpanded.data(), rows, m_e, 2 * m_e}, Order::Transposed,
+      {m_weights.matrix(at.outProj), m_d, m_e, m_e}, {m_x.data(), rows, m_d, m_d});
   m_clock.mark("out_proj", m_stream);
   check(cudaGetLastError(), "a layer's forward pass");
 }
@@ -232,14 +236,14 @@ void LayerPass<Value>::backward(std::uint32_t layer, const LayerMemory<Value>& m
   if (memory.expandsAgain) expand(layer, memory, shape);
   convolve(layer, memory, shape);
   takeDelta(layer, memory, shape);
-  multiply<Value, Value>(m_blas, Order::AsIs, {m_rounded.data(), rows, m_d, m_d}, Order::AsIs,
-                         {m_weights.matrix(at.outProj), m_d, m_e, m_e}, 0,
-                         {m_dConvolved.data(), rows, m_e, m_e});
+  m_products.multiply<Value, Value>(Order::AsIs, {m_rounded.data(), rows, m_d, m_d}, Order::AsIs,
+                                    {m_weights.matrix(at.outProj), m_d, m_e, m_e},
+                                    {m_dConvolved.data(), rows, m_e, m_e});
   m_clock.mark("out_proj back", m_stream);
   scanBack(layer, memory, shape);
-  multiply<Value, float>(m_blas, Order::Transposed, {m_rounded.data(), rows, m_d, m_d}, Order::AsIs,
-                         {m_dExpanded.data(), rows, m_e, 2 * m_e}, 1,
-                         {m_weights.gradient(at.outProj), m_d, m_e, m_e});
+  m_products.addProduct<Value, float>(Order::Transposed, {m_rounded.data(), rows, m_d, m_d},
+                                      Order::AsIs, {m_dExpanded.data(), rows, m_e, 2 * m_e},
+                                      {m_weights.gradient(at.outProj), m_d, m_e, m_e});
   m_clock.mark("out_proj weights", m_stream);
   selectBack(layer, memory, shape);
   convolveBack(layer, memory, shape);
@@ -281,7 +285,7 @@ void LayerPass<Value>::scanBack(std::uint32_t layer, const LayerMemory<Value>& m
                                m_delta.data()),
       .dConvolved = m_dConvolved.data(),
       .gated = m_dExpanded.data(),
-      .dSelected = m_parts.data(),
+      .dSelected = selectedParts(),
       .dDecay = m_dDecay.data(),
       .dDtBias = m_dDtBias.data(),
       .dSkip = m_dSkip.data(),
@@ -305,7 +309,7 @@ void LayerPass<Value>::scanBack(std::uint32_t layer, const LayerMemory<Value>& m
   sumRows(m_dSkip.data(), groups, at.skip);
   const std::size_t columns = 2 * m_n;
   sumSelectedKernel<<<blocksFor(shape.rows() * columns, 4 * kThreads), kThreads, 0, m_stream>>>(
-      m_parts.data(), static_cast<std::uint32_t>(scanBackBlocks(m_sizes)), shape.rows(),
+      selectedParts(), static_cast<std::uint32_t>(scanBackBlocks(m_sizes)), shape.rows(),
       static_cast<std::uint32_t>(columns), m_dSelected.data(), static_cast<std::uint32_t>(m_rank));
   m_clock.mark("scan sums", m_stream);
 }
@@ -317,20 +321,20 @@ void LayerPass<Value>::selectBack(std::uint32_t layer, const LayerMemory<Value>&
   const LayerTensors& at = m_plan.layers[layer];
   const std::size_t rows = shape.rows();
   const Rows<const Value> dDelta{m_delta.data(), rows, m_e, m_e};
-  multiply<Value, Value>(m_blas, Order::AsIs, dDelta, Order::AsIs,
-                         {m_weights.matrix(at.dtProj), m_e, m_rank, m_rank}, 0,
-                         {m_dSelected.data(), rows, m_rank, m_selected});
-  multiply<Value, float>(m_blas, Order::Transposed, dDelta, Order::AsIs,
-                         {memory.selected, rows, m_rank, m_selected}, 1,
-                         {m_weights.gradient(at.dtProj), m_e, m_rank, m_rank});
+  m_products.multiply<Value, Value>(Order::AsIs, dDelta, Order::AsIs,
+                                    {m_weights.matrix(at.dtProj), m_e, m_rank, m_rank},
+                                    {m_dSelected.data(), rows, m_rank, m_selected});
+  m_products.addProduct<Value, float>(Order::Transposed, dDelta, Order::AsIs,
+                                      {memory.selected, rows, m_rank, m_selected},
+                                      {m_weights.gradient(at.dtProj), m_e, m_rank, m_rank});
   m_clock.mark("dt_proj back", m_stream);
   const Rows<const Value> dSelected{m_dSelected.data(), rows, m_selected, m_selected};
-  multiply<Value, float>(m_blas, Order::Transposed, dSelected, Order::AsIs,
-                         {m_convolved.data(), rows, m_e, m_e}, 1,
-                         {m_weights.gradient(at.xProj), m_selected, m_e, m_e});
-  multiply<Value, Value>(m_blas, Order::AsIs, dSelected, Order::AsIs,
-                         {m_weights.matrix(at.xProj), m_selected, m_e, m_e}, 1,
-                         {m_dConvolved.data(), rows, m_e, m_e});
+  m_products.addProduct<Value, float>(Order::Transposed, dSelected, Order::AsIs,
+                                      {m_convolved.data(), rows, m_e, m_e},
+                                      {m_weights.gradient(at.xProj), m_selected, m_e, m_e});
+  m_products.addProduct<Value, Value>(Order::AsIs, dSelected, Order::AsIs,
+                                      {m_weights.matrix(at.xProj), m_selected, m_e, m_e},
+                                      {m_dConvolved.data(), rows, m_e, m_e});
   m_clock.mark("x_proj back", m_stream);
 }
 
@@ -373,13 +377,13 @@ void LayerPass<Value>::expandBack(std::uint32_t layer, const LayerMemory<Value>&
   const Tensor& inProj = m_plan.layers[layer].inProj;
   const std::size_t rows = shape.rows();
   const Rows<const Value> dExpanded{m_dExpanded.data(), rows, 2 * m_e, 2 * m_e};
-  multiply<Value, float>(m_blas, Order::Transposed, dExpanded, Order::AsIs,
-                         {memory.normed, rows, m_d, m_d}, 1,
-                         {m_weights.gradient(inProj), 2 * m_e, m_d, m_d});
+  m_products.addProduct<Value, float>(Order::Transposed, dExpanded, Order::AsIs,
+                                      {memory.normed, rows, m_d, m_d},
+                                      {m_weights.gradient(inProj), 2 * m_e, m_d, m_d});
   m_clock.mark("in_proj weights", m_stream);
-  multiply<Value, Value>(m_blas, Order::AsIs, dExpanded, Order::AsIs,
-                         {m_weights.matrix(inProj), 2 * m_e, m_d, m_d}, 0,
-                         {m_delta.data(), rows, m_d, m_d});
+  m_products.multiply<Value, Value>(Order::AsIs, dExpanded, Order::AsIs,
+                                    {m_weights.matrix(inProj), 2 * m_e, m_d, m_d},
+                                    {m_delta.data(), rows, m_d, m_d});
   m_clock.mark("in_proj back", m_stream);
   normBackKernel<Value, true><<<blocksFor(rows, kRowWarps), 32 * kRowWarps, 0, m_stream>>>(
       {static_cast<std::uint32_t>(rows), m_sizes.model, static_cast<std::uint32_t>(m_d),

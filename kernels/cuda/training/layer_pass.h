@@ -4,9 +4,9 @@
 #include <cstddef>
 #include <cuda_runtime_api.h>
 
-#include "kernels/cuda/blas.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/training/plan.h"
+#include "kernels/cuda/training/products.h"
 #include "kernels/cuda/training/stage_clock.h"
 #include "kernels/cuda/training/weights.h"
 
@@ -62,7 +62,7 @@ class LayerPass {
   Value* otherWide() { return m_delta.data(); }  ///< likewise
   float* parts() { return m_parts.data(); }      ///< likewise, of partsFor() values
   static std::size_t partsFor(const Extents& extents, const PassShape& most);
-  const Blas& blas() const { return m_blas; }
+  PassProducts& products() { return m_products; }
   cudaStream_t stream() const { return m_stream; }
   StageClock& clock() { return m_clock; }
 
@@ -77,6 +77,8 @@ class LayerPass {
   void expandBack(std::uint32_t layer, const LayerMemory<Value>& memory, const PassShape& shape);
   SegmentShape segmentsOf(const PassShape& shape) const;
   std::uint32_t convStrip(const PassShape& shape) const;
+  /// Of the derivatives by B and C, rounded as these are.
+  Value* selectedParts() { return reinterpret_cast<Value*>(m_parts.data()); }
   void sumRows(const float* rows, std::size_t count, const Tensor& to);
 
   const Plan& m_plan;
@@ -89,7 +91,7 @@ class LayerPass {
   std::size_t m_selected;      ///< r + 2n
   std::uint32_t m_processors;  ///< of the device
   Stream m_stream;
-  Blas m_blas;
+  PassProducts m_products;
   StageClock m_clock;
   DeviceArray<float> m_x;              ///< residual stream; backward its derivative
   DeviceArray<Value> m_rounded;        ///< the derivative, rounded

@@ -26,25 +26,39 @@ struct NormShape {
   float epsilon;
 };
 
-/// normed = x / rms(x); `scales` keeps 1 / rms(x).
+/// normed = x / rms(x); `scales` keeps 1 / rms(x). A lane's first values stay in registers, all on
+/// their way at once; those of wider rows are read twice.
 template <class Value>
 __global__ void normKernel(NormShape shape, const float* __restrict__ x, Value* __restrict__ normed,
                            float* __restrict__ scales) {
+  constexpr std::uint32_t kHeld = 4;
   const std::uint32_t row = blockIdx.x * kRowWarps + threadIdx.x / 32;
   if (row >= shape.rows) return;
   const std::uint32_t lane = threadIdx.x % 32;
   const std::size_t at = std::size_t{row} * shape.width;
+  float4 held[kHeld];
   float squares = 0;
-  for (std::uint32_t k = 4 * lane; k < shape.width; k += 128) {
-    const float4 v = quadAt(x + at + k);
+  const auto add = [&](const float4& v) {
     squares = fmaf(v.x, v.x, fmaf(v.y, v.y, fmaf(v.z, v.z, fmaf(v.w, v.w, squares))));
+  };
+#pragma unroll
+  for (std::uint32_t i = 0; i < kHeld; ++i) {
+    const std::uint32_t k = 4 * lane + 128 * i;
+    held[i] = k < shape.width ? quadAt(x + at + k) : float4{0, 0, 0, 0};
   }
+#pragma unroll
+  for (std::uint32_t i = 0; i < kHeld; ++i) add(held[i]);
+  for (std::uint32_t k = 4 * lane + 128 * kHeld; k < shape.width; k += 128) add(quadAt(x + at + k));
   const float scale = rsqrtf(sumOfWarp(squares) / static_cast<float>(shape.model) + shape.epsilon);
   if (lane == 0) scales[row] = scale;
-  for (std::uint32_t k = 4 * lane; k < shape.width; k += 128) {
-    const float4 v = quadAt(x + at + k);
+  const auto put = [&](std::uint32_t k, const float4& v) {
     setQuad(normed + at + k, float4{v.x * scale, v.y * scale, v.z * scale, v.w * scale});
-  }
+  };
+#pragma unroll
+  for (std::uint32_t i = 0; i < kHeld; ++i)
+    if (4 * lane + 128 * i < shape.width) put(4 * lane + 128 * i, held[i]);
+  for (std::uint32_t k = 4 * lane + 128 * kHeld; k < shape.width; k += 128)
+    put(k, quadAt(x + at + k));
 }
 
 /// Adds to dx, or sets it to, scale · (dNormed - normed · mean(dNormed ⊙ normed)); `rounded` gets

@@ -18,7 +18,7 @@ struct ScanBackArguments {
   ScanArguments<Value> forward;  ///< `delta` becomes the derivative by W_dt δ
   Value* dConvolved;             ///< by the gated output [rows][e]; becomes that by u'
   Value* gated;                  ///< rows of [2e]: the gated output, and the derivative by z
-  float* dSelected;              ///< by B, C of each block's channels [blocks][rows][2n]
+  Value* dSelected;              ///< by B, C of each block's channels [blocks][rows][2n]
   float* dDecay;                 ///< by A_log [streams][segments][e][n]
   float* dDtBias;                ///< [streams][segments][e]
   float* dSkip;                  ///< [streams][segments][e]
@@ -317,7 +317,7 @@ class ScanBack {
   /// Derivatives by B and C, summed over the warps.
   __device__ void writeSelected(std::uint32_t first) const {
     const std::size_t rows = std::size_t{gridDim.y} * m_forward.tokens;
-    float* to = a.dSelected + (blockIdx.x * rows + m_forward.firstRow() + first) * Tile::kRow;
+    Value* to = a.dSelected + (blockIdx.x * rows + m_forward.firstRow() + first) * Tile::kRow;
 #pragma unroll 1
     for (int i = 4 * static_cast<int>(threadIdx.x); i < Tile::kTokens * Tile::kRow;
          i += 4 * kScanThreads) {

@@ -30,7 +30,7 @@ inline __global__ void sumRowsKernel(const float* __restrict__ rows, std::uint32
 /// Derivatives by B and C, summed over the blocks of the backward scan, behind those by δ. A thread
 /// takes four values.
 template <class Value>
-__global__ void sumSelectedKernel(const float* __restrict__ parts, std::uint32_t blocks,
+__global__ void sumSelectedKernel(const Value* __restrict__ parts, std::uint32_t blocks,
                                   std::size_t rows, std::uint32_t columns, Value* selected,
                                   std::uint32_t rank) {
   const std::size_t i = 4 * (std::size_t{blockIdx.x} * blockDim.x + threadIdx.x);
