@@ -94,6 +94,14 @@ cuda::Drawing drawingOf(const Drawing& drawing, std::size_t draws) {
   return result;
 }
 
+/// Bytes that a draft's tokens usually add, or more: a chunk's kernel for a few bytes takes hardly
+/// less time than one for twice as many, but launching both does.
+std::size_t usualBytes(const DraftPass& draft) {
+  constexpr std::size_t kFewest = 4;
+  const std::size_t bytesOfToken = draft.leastConfidence > 0 ? 1 : 3;
+  return std::max(kFewest, draft.tokens * bytesOfToken);
+}
+
 cuda::Judgement judgementOf(const Judgement& judgement, std::size_t guesses) {
   cuda::Judgement result;
   result.byRank = judgement.beta.has_value();
@@ -123,6 +131,11 @@ CudaRunner::CudaRunner(std::shared_ptr<const cuda::DeviceWeights> weights,
   m_tappedCapacity =
       cuda::Prefill::capacityOf(*m_weights, budget - std::min(budget, tapValues() * sizeof(float)),
                                 meansOfToken() * sizeof(float));
+}
+
+/// Up to 16 take hardly more time than a few; then comes the kernel for 32.
+std::size_t CudaRunner::cheapChunk() const {
+  return std::min<std::size_t>(m_most, 16);
 }
 
 std::size_t CudaRunner::maxRead() const {
@@ -277,7 +290,7 @@ void CudaRunner::startVerifying(const VerifyPass& pass, const DraftPass& draft,
   assert(&pass.from != &pass.to && pass.most > 0 && pass.most < m_most);
   cuda::ChunkRun chunk;
   chunk.list = list;
-  chunk.usuallyListed = static_cast<std::uint32_t>(1 + draft.head.size() + draft.tokens);
+  chunk.usuallyListed = static_cast<std::uint32_t>(1 + draft.head.size() + usualBytes(draft));
   chunk.mostListed = static_cast<std::uint32_t>(1 + pass.most);
   launchJudging(pass.from, pass.to, chunk, judgementOf(pass.judgement, pass.most), request.taps);
 }

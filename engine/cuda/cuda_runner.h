@@ -18,6 +18,7 @@ class CudaRunner : public Runner {
              std::shared_ptr<const cuda::Stream> stream, const ModelConfig& config, int device);
 
   std::size_t maxChunk() const override { return m_most; }
+  std::size_t cheapChunk() const override;
   std::size_t maxRead() const override;
   std::size_t maxTappedRead() const override;
   void advance(const State& from, State& to, TokenView tokens,

@@ -40,6 +40,8 @@ class Cursor {
   bool hasPending() const { return !m_pending.empty(); }
   /// Most tokens that look() takes.
   std::size_t maxGuess() const { return m_runner.maxChunk() - 1; }
+  /// Those behind which one more makes it much dearer.
+  std::size_t cheapGuess() const { return m_runner.cheapChunk() - 1; }
 
   /// One pass over the pending token and `guess`, which stays provisional until accept(). Throws
   /// Stopped, after which the cursor is as before.

@@ -184,8 +184,15 @@ bool Generator::draftAndLook(std::size_t most, const ChunkRequest& request) {
   return looked;
 }
 
+/// Bytes that the round may draft. What is accepted exactly seldom goes far, and is the same text
+/// wherever a draft ends.
+std::size_t Generator::mostDrafted() const {
+  const bool exact = m_settings.speculation == Speculation::Exact;
+  return std::min(m_end - m_text.size(), exact ? m_cursor.cheapGuess() : m_cursor.maxGuess());
+}
+
 void Generator::propose(const ChunkRequest& request) {
-  const std::size_t most = std::min(m_end - m_text.size(), m_cursor.maxGuess());
+  const std::size_t most = mostDrafted();
   m_looked = draftAndLook(most, request);
   const Stopwatch watch(m_round.times.draft);
   Draft draft = m_drafter->propose(m_settings.draftTokens, most, request.stop);

@@ -68,6 +68,7 @@ class Generator {
   void runRound(const ChunkRequest& request, GenerationSink& sink);
   void writeWithoutDraft(const ChunkRequest& request, GenerationSink& sink);
   bool draftAndLook(std::size_t most, const ChunkRequest& request);
+  std::size_t mostDrafted() const;
   void propose(const ChunkRequest& request);
   void look(const ChunkRequest& request);
   void verify(const ChunkRequest& request, GenerationSink& sink);

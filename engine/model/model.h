@@ -66,6 +66,8 @@ class Runner {
 
   /// Most tokens of a chunk: of a call that gives bit for bit what its tokens one by one give.
   virtual std::size_t maxChunk() const = 0;
+  /// Tokens of a chunk behind which one more makes it much dearer; at least two.
+  virtual std::size_t cheapChunk() const { return maxChunk(); }
   /// Most tokens of any call. Those longer than a chunk are for reading texts: they are fast, but
   /// may round differently and cannot be rewound.
   virtual std::size_t maxRead() const { return maxChunk(); }

@@ -33,6 +33,8 @@ __device__ std::uint32_t sumOfLanesBefore(std::uint32_t own) {
 /// One warp, a lane a token drawn. Lanes without one end the draft, like tokens without bytes.
 __global__ void spellKernel(const __grid_constant__ SpellArguments a) {
   const std::uint32_t lane = threadIdx.x;
+  // Both from the host's memory, on their way together.
+  const std::uint32_t sure = a.drawnBytes ? a.drawnBytes->sure : a.most;
   const std::int32_t drawn = lane < a.draws ? a.drawn[lane] : kNoToken;
   const std::int32_t token = max(drawn, 0);
   const std::uint32_t begin = a.spelling.begins[token];
@@ -46,7 +48,7 @@ __global__ void spellKernel(const __grid_constant__ SpellArguments a) {
   const bool taken = reached && bringing < a.tokens;
   const std::uint32_t fresh = taken ? size - known : 0;
   std::uint32_t at = a.head.count + sumOfLanesBefore(fresh);
-  const std::uint32_t most = a.drawnBytes ? min(a.most, a.head.count + a.drawnBytes->sure) : a.most;
+  const std::uint32_t most = min(a.most, a.head.count + sure);
   const std::uint32_t count = min(__shfl_sync(~0u, at + fresh, 31), most);
   const auto put = [&](std::uint32_t place, std::int32_t value) {
     a.list->tokens[place] = value;

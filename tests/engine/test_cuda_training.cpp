@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 #include <numbers>
+#include <set>
 
 #include "engine/error.h"
 #include "engine/training/cpu_training_device.h"
@@ -239,18 +240,26 @@ class CudaTrainingTest : public QObject {
     const Exercise exercise(layout.config(), s);
     const auto roomy = onCuda(layout, parameters, s.streams, s.tokens);
     const auto tight = onCuda(layout, parameters, s.streams, s.tokens, kRounded, 1);
-    QVERIFY(tight->memoryBytes() < roomy->memoryBytes());
     const Learned expected = learnedOn(*roomy, exercise);
-    for (TrainingDevice* device : {roomy.get(), tight.get()}) {
-      TrainedState state = device->state();
-      state.parameters = parameters;
-      device->setState(std::move(state));
+    const std::size_t least = tight->memoryBytes();
+    const std::size_t most = roomy->memoryBytes();
+    std::set<std::size_t> taken;
+    constexpr std::size_t kSteps = 12;
+    for (std::size_t i = 0; i <= kSteps; ++i) {
+      const std::size_t memory = least + (most - least) * i / kSteps;
+      const auto device = onCuda(layout, parameters, s.streams, s.tokens, kRounded, memory);
+      QVERIFY(device->memoryBytes() <= memory);
+      taken.insert(device->memoryBytes());
       const Learned found = learnedOn(*device, exercise);
       QVERIFY(found.loss == expected.loss);
       QVERIFY(found.gradient == expected.gradient);
       QVERIFY(found.stateGradient == expected.stateGradient);
       QVERIFY(found.states == expected.states);
     }
+    QCOMPARE(*taken.begin(), least);
+    QCOMPARE(*taken.rbegin(), most);
+    QVERIFY(taken.size() ==
+            2 * layout.config().layers - 1);  // u and z of one layer more, then u' and W_dt δ
   }
 
   void targetsThatDoNotCountChangeNothing() {

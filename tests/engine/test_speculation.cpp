@@ -248,6 +248,31 @@ class SpeculationTest : public QObject {
     QVERIFY(accepted(run) < accepted(alone));
   }
 
+  void exactDraftsEndWhereAChunkGetsDear() {
+    constexpr std::size_t kCheap = 5;
+    for (const Speculation speculation : {Speculation::Exact, Speculation::TopBeta}) {
+      const GenerationSettings wanted = settings(speculation, {}, 4);
+      Recorder anywhere;
+      const Bytes expected = generate(prompt(1), wanted, kPairedBytes, anywhere);
+      const auto verifier = std::make_shared<PairedModel>(m_pair.verifier);
+      verifier->cheapestChunk = 1 + kCheap;
+      Session session(verifier,
+                      drafterOf(std::make_shared<PairedModel>(shared(m_pair.drafter->model()))));
+      session.replace(0, 0, prompt(1));
+      Recorder run;
+      session.generate(kPairedBytes, wanted, run, {});
+      QVERIFY(session.text() == expected);
+      QVERIFY(verifier->pairRuns > 5);
+      const auto longest = [](const Recorder& recorder) {
+        std::size_t most = 0;
+        for (const RoundRecord& round : recorder.rounds) most = std::max(most, round.draft.size());
+        return most;
+      };
+      QVERIFY(longest(anywhere) > kCheap);
+      QCOMPARE(longest(run), speculation == Speculation::Exact ? kCheap : longest(anywhere));
+    }
+  }
+
   // Random numbers that belong to places of the text make them draw the same bytes.
   void aDrafterThatKnowsWhatTheVerifierKnowsIsAlwaysRight() {
     ModelConfig config = smallConfig();

@@ -31,6 +31,7 @@ class PairedModel : public ForwardingModel {
   }
 
   std::size_t longestChunk = 64;     ///< where that is less than the model's
+  std::size_t cheapestChunk = 64;    ///< likewise
   mutable std::size_t passes = 0;    ///< that somebody waits for, outside of pairs
   mutable std::size_t rewinds = 0;   ///< likewise
   mutable std::size_t pairRuns = 0;  ///< of pairs in which this model verifies
@@ -43,6 +44,7 @@ class PairedModel : public ForwardingModel {
     std::size_t maxChunk() const override {
       return std::min(ForwardingRunner::maxChunk(), m_model.longestChunk);
     }
+    std::size_t cheapChunk() const override { return std::min(maxChunk(), m_model.cheapestChunk); }
     void advance(const State& from, State& to, TokenView tokens,
                  const ChunkRequest& request) override {
       ++m_model.passes;

@@ -82,7 +82,7 @@ template <class Value>
 std::size_t LayerPass<Value>::memoryFor(const Extents& sizes, const PassShape& most) {
   const std::size_t d = sizes.modelPadded();
   const std::size_t e = sizes.innerPadded();
-  const std::size_t values = d + 2 * std::max(d, e) + 3 * e + sizes.selected();
+  const std::size_t values = d + e + 2 * std::max(d, e) + std::max(d, 2 * e) + sizes.selected();
   return most.rows() * (sizeof(float) * d + sizeof(Value) * values) +
          sizeof(float) *
              (partsFor(sizes, most) + std::size_t{most.streams} * e * (sizes.statesPadded() + 2)) +
@@ -103,10 +103,10 @@ LayerPass<Value>::LayerPass(const Plan& plan, Weights<Value>& weights, const Pas
       m_products(m_stream),
       m_x(most.rows() * m_d),
       m_rounded(most.rows() * m_d),
-      m_convolved(most.rows() * std::max(m_d, m_e)),
-      m_delta(most.rows() * std::max(m_d, m_e)),
-      m_dConvolved(most.rows() * m_e),
-      m_dExpanded(most.rows() * 2 * m_e),
+      m_convolved(most.rows() * m_e),
+      m_delta(deltaSize(m_sizes, most)),
+      m_dConvolved(most.rows() * std::max(m_d, m_e)),
+      m_dExpanded(most.rows() * std::max(m_d, 2 * m_e)),
       m_dSelected(most.rows() * m_selected),
       m_parts(partsFor(m_sizes, most)) {
   const std::size_t groups = mostGroups(m_sizes, most, m_processors);
@@ -146,7 +146,7 @@ void LayerPass<Value>::convolve(std::uint32_t layer, const LayerMemory<Value>& m
                           : convKernel<Value, static_cast<int>(kMostTrainedTaps)>;
   const dim3 grid(blocksFor(m_e, kConvChannels), blocksFor(shape.tokens, kConvTokens),
                   shape.streams);
-  kernel<<<grid, kConvThreads, 0, m_stream>>>(conv, memory.expanded, m_convolved.data());
+  kernel<<<grid, kConvThreads, 0, m_stream>>>(conv, memory.expanded, memory.convolved);
   m_clock.mark("convolution", m_stream);
 }
 
@@ -157,7 +157,7 @@ void LayerPass<Value>::takeDelta(std::uint32_t layer, const LayerMemory<Value>& 
   const Tensor& dtProj = m_plan.layers[layer].dtProj;
   m_products.multiply<Value, Value>(
       Order::AsIs, {memory.selected, shape.rows(), m_rank, m_selected}, Order::Transposed,
-      {m_weights.matrix(dtProj), m_e, m_rank, m_rank}, {m_delta.data(), shape.rows(), m_e, m_e});
+      {m_weights.matrix(dtProj), m_e, m_rank, m_rank}, {memory.delta, shape.rows(), m_e, m_e});
   m_clock.mark("dt_proj", m_stream);
 }
 
@@ -177,7 +177,7 @@ void LayerPass<Value>::forward(std::uint32_t layer, const LayerMemory<Value>& me
     rememberKernel<<<dim3(blocksFor(m_e, kThreads), m_sizes.taps - 1, shape.streams), kThreads, 0,
                      m_stream>>>(convShape(nullptr, nullptr, memory.stateIn, m_sizes, shape),
                                  memory.expanded, memory.stateOut);
-  m_products.multiply<Value, Value>(Order::AsIs, {m_convolved.data(), rows, m_e, m_e},
+  m_products.multiply<Value, Value>(Order::AsIs, {memory.convolved, rows, m_e, m_e},
                                     Order::Transposed,
                                     {m_weights.matrix(at.xProj), m_selected, m_e, m_e},
                                     {memory.selected, rows, m_selected, m_selected});
@@ -220,7 +220,7 @@ template <class Value>
 void LayerPass<Value>::scan(std::uint32_t layer, const LayerMemory<Value>& memory,
                             const PassShape& shape) {
   const auto arguments =
-      scanArguments(m_plan, m_weights, layer, memory, shape, m_convolved.data(), m_delta.data());
+      scanArguments(m_plan, m_weights, layer, memory, shape, memory.convolved, memory.delta);
   const auto kernel =
       fewStates(m_sizes) ? scanKernel<Value, kFewStates> : scanKernel<Value, kManyStates>;
   const dim3 grid(blocksFor(m_e, kScanThreads / kScanLanes), shape.streams);
@@ -234,8 +234,10 @@ void LayerPass<Value>::backward(std::uint32_t layer, const LayerMemory<Value>& m
   const LayerTensors& at = m_plan.layers[layer];
   const std::size_t rows = shape.rows();
   if (memory.expandsAgain) expand(layer, memory, shape);
-  convolve(layer, memory, shape);
-  takeDelta(layer, memory, shape);
+  if (memory.convolvesAgain) {
+    convolve(layer, memory, shape);
+    takeDelta(layer, memory, shape);
+  }
   m_products.multiply<Value, Value>(Order::AsIs, {m_rounded.data(), rows, m_d, m_d}, Order::AsIs,
                                     {m_weights.matrix(at.outProj), m_d, m_e, m_e},
                                     {m_dConvolved.data(), rows, m_e, m_e});
@@ -281,8 +283,8 @@ void LayerPass<Value>::scanBack(std::uint32_t layer, const LayerMemory<Value>& m
                    .tiles = segments.tiles,
                    .ends = m_segmentEnds.data(),
                    .deltas = m_segmentDeltas.data()},
-      .forward = scanArguments(m_plan, m_weights, layer, memory, shape, m_convolved.data(),
-                               m_delta.data()),
+      .forward =
+          scanArguments(m_plan, m_weights, layer, memory, shape, memory.convolved, memory.delta),
       .dConvolved = m_dConvolved.data(),
       .gated = m_dExpanded.data(),
       .dSelected = selectedParts(),
@@ -320,7 +322,7 @@ void LayerPass<Value>::selectBack(std::uint32_t layer, const LayerMemory<Value>&
                                   const PassShape& shape) {
   const LayerTensors& at = m_plan.layers[layer];
   const std::size_t rows = shape.rows();
-  const Rows<const Value> dDelta{m_delta.data(), rows, m_e, m_e};
+  const Rows<const Value> dDelta{memory.delta, rows, m_e, m_e};
   m_products.multiply<Value, Value>(Order::AsIs, dDelta, Order::AsIs,
                                     {m_weights.matrix(at.dtProj), m_e, m_rank, m_rank},
                                     {m_dSelected.data(), rows, m_rank, m_selected});
@@ -330,7 +332,7 @@ void LayerPass<Value>::selectBack(std::uint32_t layer, const LayerMemory<Value>&
   m_clock.mark("dt_proj back", m_stream);
   const Rows<const Value> dSelected{m_dSelected.data(), rows, m_selected, m_selected};
   m_products.addProduct<Value, float>(Order::Transposed, dSelected, Order::AsIs,
-                                      {m_convolved.data(), rows, m_e, m_e},
+                                      {memory.convolved, rows, m_e, m_e},
                                       {m_weights.gradient(at.xProj), m_selected, m_e, m_e});
   m_products.addProduct<Value, Value>(Order::AsIs, dSelected, Order::AsIs,
                                       {m_weights.matrix(at.xProj), m_selected, m_e, m_e},
@@ -383,12 +385,12 @@ void LayerPass<Value>::expandBack(std::uint32_t layer, const LayerMemory<Value>&
   m_clock.mark("in_proj weights", m_stream);
   m_products.multiply<Value, Value>(Order::AsIs, dExpanded, Order::AsIs,
                                     {m_weights.matrix(inProj), 2 * m_e, m_d, m_d},
-                                    {m_delta.data(), rows, m_d, m_d});
+                                    {memory.delta, rows, m_d, m_d});
   m_clock.mark("in_proj back", m_stream);
   normBackKernel<Value, true><<<blocksFor(rows, kRowWarps), 32 * kRowWarps, 0, m_stream>>>(
       {static_cast<std::uint32_t>(rows), m_sizes.model, static_cast<std::uint32_t>(m_d),
        m_sizes.epsilon},
-      m_delta.data(), memory.normed, memory.scales, m_x.data(), m_rounded.data());
+      memory.delta, memory.normed, memory.scales, m_x.data(), m_rounded.data());
   m_clock.mark("norm back", m_stream);
 }
 

@@ -1,6 +1,7 @@
 // One layer forward and backward, over rows of tokens of several streams.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cuda_runtime_api.h>
 
@@ -30,7 +31,10 @@ struct LayerMemory {
   Value* selected;       ///< δ, B, C [rows][r + 2n]
   Value* tileStates;     ///< [streams][tiles][e][n], or null when there is no backward pass
   Value* expanded;       ///< u, z [rows][2e]
+  Value* convolved;      ///< u' [rows][e]
+  Value* delta;          ///< W_dt δ [rows][max(d, e)], then the derivative by it
   bool expandsAgain;     ///< `expanded` is not what the forward pass left there
+  bool convolvesAgain;   ///< nor are `convolved` and `delta`
   const float* stateIn;  ///< of the first stream, Extents::stateSize() each
   float* stateOut;       ///< likewise
   float* stateGradient;  ///< likewise; or null
@@ -49,6 +53,10 @@ class LayerPass {
   /// For at most so many rows. Plan and weights must outlive it.
   LayerPass(const Plan& plan, Weights<Value>& weights, const PassShape& most);
   static std::size_t memoryFor(const Extents& extents, const PassShape& most);
+  /// Values of LayerMemory::delta.
+  static std::size_t deltaSize(const Extents& extents, const PassShape& most) {
+    return most.rows() * std::max(extents.modelPadded(), extents.innerPadded());
+  }
 
   /// x += block(norm(x)).
   void forward(std::uint32_t layer, const LayerMemory<Value>& memory, const PassShape& shape);
@@ -56,11 +64,13 @@ class LayerPass {
   /// in the same place. Adds to the weights' gradients.
   void backward(std::uint32_t layer, const LayerMemory<Value>& memory, const PassShape& shape);
 
-  float* x() { return m_x.data(); }              ///< [rows][d]
-  Value* rounded() { return m_rounded.data(); }  ///< [rows][d]
-  Value* wide() { return m_convolved.data(); }   ///< free between layers: [rows][max(d, e)]
-  Value* otherWide() { return m_delta.data(); }  ///< likewise
-  float* parts() { return m_parts.data(); }      ///< likewise, of partsFor() values
+  float* x() { return m_x.data(); }                  ///< [rows][d]
+  Value* rounded() { return m_rounded.data(); }      ///< [rows][d]
+  Value* convolved() { return m_convolved.data(); }  ///< for layers that do not keep theirs
+  Value* delta() { return m_delta.data(); }          ///< likewise
+  Value* wide() { return m_dConvolved.data(); }      ///< free between layers: [rows][d]
+  Value* otherWide() { return m_dExpanded.data(); }  ///< likewise
+  float* parts() { return m_parts.data(); }          ///< likewise, of partsFor() values
   static std::size_t partsFor(const Extents& extents, const PassShape& most);
   PassProducts& products() { return m_products; }
   cudaStream_t stream() const { return m_stream; }

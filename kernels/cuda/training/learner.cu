@@ -58,7 +58,9 @@ class LearnerOf : public Learner {
         m_selected(m_sizes.layers * selectedSize()),
         m_tileStates(m_sizes.layers * tileStatesSize()),
         m_kept(keptWithin(capacity.memory)),
-        m_expanded(expandedSize() * std::min(m_sizes.layers, m_kept + 1)) {}
+        m_expanded(expandedSize() * std::min(m_sizes.layers, m_kept + 1)),
+        m_whole(wholeWithin(capacity.memory)),
+        m_inner(innerSize() * m_whole) {}
 
   void begin() override {
     m_weights.clear(stream());
@@ -124,7 +126,9 @@ class LearnerOf : public Learner {
     m_states.kept.upload(values.data(), values.size());
   }
 
-  std::size_t memoryBytes() const override { return neededBytes() + m_expanded.bytes(); }
+  std::size_t memoryBytes() const override {
+    return neededBytes() + m_expanded.bytes() + m_inner.bytes();
+  }
   std::uint32_t keptLayers() const override { return m_kept; }
   std::vector<std::pair<std::string, double>> profile() override {
     m_pass.clock().switchOn();
@@ -141,6 +145,11 @@ class LearnerOf : public Learner {
   std::size_t normedSize() const { return m_most.rows() * m_sizes.modelPadded(); }
   std::size_t selectedSize() const { return m_most.rows() * m_sizes.selected(); }
   std::size_t expandedSize() const { return m_most.rows() * 2 * m_sizes.innerPadded(); }
+  /// u' and W_dt δ.
+  std::size_t innerSize() const {
+    return convolvedSize() + LayerPass<Value>::deltaSize(m_sizes, m_most);
+  }
+  std::size_t convolvedSize() const { return m_most.rows() * m_sizes.innerPadded(); }
   std::size_t tileStatesSize() const {
     return m_most.streams * m_most.tiles(m_sizes) * m_sizes.innerPadded() * m_sizes.statesPadded();
   }
@@ -158,6 +167,14 @@ class LearnerOf : public Learner {
     const std::size_t needed = neededBytes() + each;
     const std::size_t fitting = memory > needed ? (memory - needed) / each : 0;
     return static_cast<std::uint32_t>(std::min<std::size_t>(fitting, m_sizes.layers - 1));
+  }
+
+  /// Layers that keep u' and W_dt δ as well, when all keep in_proj's outputs.
+  std::uint32_t wholeWithin(std::size_t memory) const {
+    const std::size_t taken = neededBytes() + m_expanded.bytes();
+    if (m_kept + 1 < m_sizes.layers || memory <= taken) return 0;
+    return static_cast<std::uint32_t>(
+        std::min<std::size_t>((memory - taken) / (innerSize() * sizeof(Value)), m_kept));
   }
 
   void start(const Batch& batch, const DeviceArray<float>& from, StreamStates& states) {
@@ -189,12 +206,17 @@ class LearnerOf : public Learner {
     const std::size_t slot = learns ? layer : 0;
     const std::size_t state = layer * m_sizes.stateSize() * shape.streams;
     const bool isLast = layer + 1 == m_sizes.layers;  // whose outputs are still there
+    const bool isWhole = learns && layer < m_whole;
+    Value* inner = isWhole ? m_inner.data() + layer * innerSize() : nullptr;
     return {.normed = m_normed.data() + slot * normedSize(),
             .scales = m_scales.data() + slot * m_most.rows(),
             .selected = m_selected.data() + slot * selectedSize(),
             .tileStates = learns ? m_tileStates.data() + slot * tileStatesSize() : nullptr,
             .expanded = m_expanded.data() + std::min<std::size_t>(slot, m_kept) * expandedSize(),
+            .convolved = isWhole ? inner : m_pass.convolved(),
+            .delta = isWhole ? inner + convolvedSize() : m_pass.delta(),
             .expandsAgain = layer >= m_kept && !isLast,
+            .convolvesAgain = !isWhole && !isLast,
             .stateIn = states.now.data() + state,
             .stateOut = states.next.data() + state,
             .stateGradient = learns && m_isFirst ? m_stateGradient.data() + state : nullptr};
@@ -238,6 +260,8 @@ class LearnerOf : public Learner {
   DeviceArray<Value> m_tileStates;
   std::uint32_t m_kept;
   DeviceArray<Value> m_expanded;  ///< of the layers that keep theirs, then of the others
+  std::uint32_t m_whole;
+  DeviceArray<Value> m_inner;  ///< u' and W_dt δ of the first layers
 };
 
 }  // namespace

@@ -30,7 +30,8 @@ struct Capacity {
   std::uint32_t streams = 0;
   std::uint32_t tokens = 0;  ///< of a stream
   /// Bytes of device memory that it should not go beyond, as long as what it cannot do without
-  /// fits. Layers whose in_proj's outputs do not fit too make them again in the backward pass.
+  /// fits. Layers whose in_proj's outputs do not fit too make them again in the backward pass, and
+  /// so do those whose inputs of the scan do not fit beside all these.
   std::size_t memory = 0;
   bool averages = false;  ///< keeps a moving average of the weights
 };
