@@ -192,6 +192,41 @@ class SpeculationPanelTest : public QObject {
     QVERIFY(text.contains("roll back 0.10 ms"));
   }
 
+  // Of both drafts the first five bytes were tested and accepted, the sixth of one rejected.
+  void aTallPanelShowsAcceptanceByPlace() {
+    Shown shown;
+    shown.fill();
+    auto& chart = *shown.panel.findChild<AcceptanceChart*>();
+    QVERIFY(!chart.isVisible());
+    shown.panel.resize(520, 620);
+    QTRY_VERIFY(chart.isVisible());
+    const double whole = chart.barOf(0).height();
+    QVERIFY(whole > 60);
+    for (const std::size_t place : {0u, 1u, 2u, 3u, 4u})
+      QCOMPARE(chart.barOf(place).height(), whole);
+    QCOMPARE(chart.barOf(5).height(), 0.0);
+    QVERIFY(chart.barOf(4).right() < chart.barOf(5).left());
+    QVERIFY(chart.rect().contains(chart.barOf(5).toAlignedRect()));
+
+    const QPoint third = chart.barOf(2).center().toPoint();
+    QCOMPARE(chart.placeAt(third), std::optional<std::size_t>(2));
+    const QImage image = test::pictureOf(chart);
+    QVERIFY(image.pixelColor(third) != shown.theme.colors().field);
+    QTest::mouseMove(&chart, third);
+    QCOMPARE(QToolTip::text(), QString("Byte 3 of the draft: 2 tested, 2 accepted (100 %)"));
+    QTest::mouseMove(&chart, QPoint(third.x(), chart.height() - 1));
+    QCOMPARE(chart.placeAt(QPointF(third.x(), chart.height() - 1)), std::nullopt);
+
+    shown.panel.setRunStart(1);  // the round that was accepted whole
+    shown.panel.refreshIfNeeded();
+    QCOMPARE(chart.placeAt(third), std::optional<std::size_t>(2));
+    const double right = chart.barOf(4).right();
+    QCOMPARE(chart.placeAt(QPointF(right + 10, third.y())), std::nullopt);
+
+    shown.panel.resize(520, 360);
+    QTRY_VERIFY(!chart.isVisible());
+  }
+
   void clickingACellSelectsItsByte() {
     Shown shown;
     shown.fill();

@@ -13,7 +13,7 @@ namespace {
 
 constexpr double kColumn = 9;
 constexpr double kColumnGap = 3;
-constexpr double kMostCell = 9;
+constexpr double kMostCell = 14;
 constexpr double kLeastCell = 2;
 constexpr double kAxis = 18;
 constexpr std::size_t kLeastRows = 12;

@@ -10,6 +10,12 @@
 
 namespace mb::ui {
 
+namespace {
+
+constexpr int kRoomForChart = 400;  ///< height of a panel
+
+}  // namespace
+
 SpeculationPanel::SpeculationPanel(Document& document, LinkedPosition& linked, const Theme& theme,
                                    QWidget* parent)
     : Panel(QStringLiteral("speculation"), tr("Speculation"), parent), m_document(document) {
@@ -18,8 +24,11 @@ SpeculationPanel::SpeculationPanel(Document& document, LinkedPosition& linked, c
   column->setContentsMargins(12, 10, 12, 8);
   column->setSpacing(6);
   column->addWidget(makeFigures());
+  m_chart = new AcceptanceChart(theme, content);
+  m_chart->hide();
+  column->addWidget(m_chart, 3);
   m_strip = new RoundStrip(document, linked, theme, content);
-  column->addWidget(m_strip, 1);
+  column->addWidget(m_strip, 2);
   auto* foot = new QHBoxLayout;
   m_tokens = new QLabel(content);
   m_tokens->setProperty("role", "dim");
@@ -41,6 +50,7 @@ SpeculationPanel::SpeculationPanel(Document& document, LinkedPosition& linked, c
   connect(&document, &Document::textChanged, this, &Panel::markDirty);
   connect(&linked, &LinkedPosition::changed, m_strip, qOverload<>(&QWidget::update));
   connect(&theme, &Theme::changed, m_strip, qOverload<>(&QWidget::update));
+  connect(&theme, &Theme::changed, m_chart, qOverload<>(&QWidget::update));
 }
 
 QWidget* SpeculationPanel::makeFigures() {
@@ -86,6 +96,11 @@ void SpeculationPanel::refresh() {
   m_strip->update();
 }
 
+void SpeculationPanel::resizeEvent(QResizeEvent* event) {
+  Panel::resizeEvent(event);
+  m_chart->setVisible(height() >= kRoomForChart);
+}
+
 void SpeculationPanel::showTotals(const SpeculationTotals& totals) {
   const auto percent = [](double share) { return QString::number(share * 100, 'f', 0); };
   const bool any = totals.rounds > 0;
@@ -93,6 +108,7 @@ void SpeculationPanel::showTotals(const SpeculationTotals& totals) {
   m_accepted.value->setText(any ? tr("%1 %").arg(percent(totals.acceptance())) : none);
   m_length.value->setText(any ? tr("%1 B").arg(totals.meanAcceptedLength(), 0, 'f', 1) : none);
   m_perRound.value->setText(any ? tr("%1 B").arg(totals.bytesPerRound(), 0, 'f', 1) : none);
+  m_chart->setCounts(totals.testedAt, totals.acceptedAt);
   const double all = totals.times.total;
   if (all > 0) {
     const double draft = totals.times.draft / all;

@@ -5,6 +5,7 @@
 
 #include "ui/model/document.h"
 #include "ui/model/linked_position.h"
+#include "ui/panels/acceptance_chart.h"
 #include "ui/panels/panel.h"
 #include "ui/theme/theme.h"
 #include "ui/widgets/figure.h"
@@ -81,12 +82,14 @@ class SpeculationPanel : public Panel {
 
  protected:
   void refresh() override;
+  void resizeEvent(QResizeEvent* event) override;
 
  private:
   QWidget* makeFigures();
   void showTotals(const SpeculationTotals& totals);
 
   Document& m_document;
+  AcceptanceChart* m_chart;  ///< where there is room
   RoundStrip* m_strip;
   Figure m_accepted;
   Figure m_length;
