@@ -184,6 +184,7 @@ Run addBench(CLI::App& app) {
   command.add_option("--draft-confidence", arguments->settings.leastConfidence, "See generate")
       ->check(Between(0.0, 1.0))
       ->capture_default_str();
+  command.add_flag("!--whole-drafts", arguments->settings.cutsDrafts, "See generate");
   command.add_option("--temperature", arguments->settings.sampler.temperature, "See generate")
       ->check(Between(0.0, 100.0))
       ->capture_default_str();

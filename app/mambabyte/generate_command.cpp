@@ -185,6 +185,8 @@ Run addGenerate(CLI::App& app) {
           "0 always drafts whole tokens")
       ->check(Between(0.0, 1.0))
       ->capture_default_str();
+  command.add_flag("!--whole-drafts", arguments->settings.cutsDrafts,
+                   "Do not end exact drafts where verifying one more byte takes much longer");
   command.add_flag("--no-healing", arguments->noHealing,
                    "After a correction let the verifier write up to the next space, as the paper");
   addSampling(command, arguments->settings.sampler);

@@ -184,11 +184,10 @@ bool Generator::draftAndLook(std::size_t most, const ChunkRequest& request) {
   return looked;
 }
 
-/// Bytes that the round may draft. What is accepted exactly seldom goes far, and is the same text
-/// wherever a draft ends.
+/// Bytes that the round may draft.
 std::size_t Generator::mostDrafted() const {
-  const bool exact = m_settings.speculation == Speculation::Exact;
-  return std::min(m_end - m_text.size(), exact ? m_cursor.cheapGuess() : m_cursor.maxGuess());
+  const bool cuts = m_settings.cutsDrafts && m_settings.speculation == Speculation::Exact;
+  return std::min(m_end - m_text.size(), cuts ? m_cursor.cheapGuess() : m_cursor.maxGuess());
 }
 
 void Generator::propose(const ChunkRequest& request) {

@@ -35,6 +35,9 @@ struct GenerationSettings {
   /// write alone up to the next space or newline, as in the paper (false).
   bool healing = true;
   double leastConfidence = 0;  ///< see DraftSettings
+  /// Exact drafts end where a chunk becomes much dearer by one byte more. What they bring seldom
+  /// goes far, and is the same text wherever a draft ends.
+  bool cutsDrafts = true;
   SamplerSettings sampler;
 };
 

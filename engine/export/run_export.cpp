@@ -42,6 +42,7 @@ Json describeSettings(const GenerationSettings& settings) {
           {"beta", settings.beta},
           {"healing", settings.healing},
           {"draft_confidence", settings.leastConfidence},
+          {"cuts_drafts", settings.cutsDrafts},
           {"temperature", sampler.temperature},
           {"top_k", sampler.topK},
           {"top_p", sampler.topP},

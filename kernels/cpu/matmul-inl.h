@@ -104,12 +104,10 @@ HWY_NOINLINE void runTile(const MatmulArgs& args, std::size_t row, std::size_t f
 
 using TileFunction = void (*)(const MatmulArgs&, std::size_t row, std::size_t first);
 
-inline constexpr std::size_t kMaxTileInputs = 6;
-
-/// Tiles of one height for 1 to kMaxTileInputs inputs.
+/// Tiles of one height for 1 to kTileInputs inputs.
 template <WeightType kType, int kRowVectors>
 struct Tiles {
-  static constexpr TileFunction kFor[kMaxTileInputs] = {
+  static constexpr TileFunction kFor[kTileInputs] = {
       runTile<kType, kRowVectors, 1>, runTile<kType, kRowVectors, 2>,
       runTile<kType, kRowVectors, 3>, runTile<kType, kRowVectors, 4>,
       runTile<kType, kRowVectors, 5>, runTile<kType, kRowVectors, 6>};
@@ -138,7 +136,7 @@ void matmulTyped(const MatmulArgs& args) {
     for (; row + kRows * kLanes <= rowEnd; row += kRows * kLanes) tile(args, row, 0);
   }
   constexpr std::size_t kPanelRows = std::max<std::size_t>(kTallRows * kLanes, kBlockRows);
-  const std::size_t groups = (args.count + kMaxTileInputs - 1) / kMaxTileInputs;
+  const std::size_t groups = (args.count + kTileInputs - 1) / kTileInputs;
   for (; row < rowEnd; row += kPanelRows) {
     const std::size_t vectors = std::min(kPanelRows, rowEnd - row) / kLanes;
     std::size_t first = 0;

@@ -15,6 +15,9 @@
 
 namespace mb::cpu {
 
+/// Inputs that a matrix product takes at a time; more take their weights from the cache again.
+inline constexpr std::size_t kTileInputs = 6;
+
 /// output[i][row] = (accumulate ? output[i][row] : 0) + bias[row] + sum_c weights[row][c]
 /// input[i][c] for i < count and the rows of blocks [blockBegin, blockEnd). Each weight is read
 /// once for up to 32 inputs. The sum runs over c in ascending order with one rounding (FMA) a term.

@@ -123,6 +123,7 @@ class CliTest : public QObject {
     const json& manifest = report.at("manifest");
     QCOMPARE(manifest.at("prompt_bytes"), kPrompt.size());
     QCOMPARE(manifest.at("settings").at("speculate"), "exact");
+    QCOMPARE(manifest.at("settings").at("cuts_drafts"), true);
     QVERIFY(manifest.at("draft").is_object());
   }
 
@@ -147,12 +148,13 @@ class CliTest : public QObject {
     const test::TemporaryFolder folder;
     const Result result =
         run({"generate", "--prompt", kPrompt, "--bytes", "150", "--draft", draftFolder(),
-             "--draft-tokens", "3", "--json", path(folder / "run.json")});
+             "--draft-tokens", "3", "--whole-drafts", "--json", path(folder / "run.json")});
     QCOMPARE(result.status, 0);
     const json report = parsed(folder / "run.json");
     const json& rounds = report.at("round_records");
     const json& summary = report.at("summary");
     QVERIFY(!rounds.empty());
+    QCOMPARE(report.at("manifest").at("settings").at("cuts_drafts"), false);
     QCOMPARE(summary.at("rounds"), rounds.size());
     for (const char* name :
          {"drafted", "tested", "accepted", "rejected", "ignored", "corrected", "bonus"}) {

@@ -138,6 +138,7 @@ class ExportTest : public QObject {
     settings.beta = 2;
     settings.healing = false;
     settings.leastConfidence = 0.25;
+    settings.cutsDrafts = false;
     settings.sampler = {.temperature = 0.5,
                         .topK = 40,
                         .topP = 0.75,
@@ -150,6 +151,7 @@ class ExportTest : public QObject {
                            {"beta", 2},
                            {"healing", false},
                            {"draft_confidence", 0.25},
+                           {"cuts_drafts", false},
                            {"temperature", 0.5},
                            {"top_k", 40},
                            {"top_p", 0.75},

@@ -324,7 +324,9 @@ class GeneratorTest : public QObject {
     const Bytes expected = plainText(33, kSampled);
     const auto drafter = std::make_shared<ScriptedDrafter>(guessFrom(expected, 8));
     Run run(drafter);
-    run.write(33, with(Speculation::Exact, kSampled));
+    GenerationSettings whole = with(Speculation::Exact, kSampled);
+    whole.cutsDrafts = false;
+    run.write(33, whole);
     // Four tokens of two bytes and the bonus: 9 + 9 + 9, then 6 bytes that leave no room for one.
     QCOMPARE(run.rounds.size(), std::size_t{4});
     for (const RoundRecord& round : run.rounds) {
@@ -406,6 +408,7 @@ class GeneratorTest : public QObject {
     const auto drafter = std::make_shared<ScriptedDrafter>(guessFrom(expected, 200));
     GenerationSettings exact = with(Speculation::Exact, kSampled);
     exact.draftTokens = 64;
+    exact.cutsDrafts = false;
     Run run(drafter);
     run.write(100, exact);
     QCOMPARE(drafter->largestRequest, std::size_t{63});  // a chunk less the pending byte

@@ -73,6 +73,7 @@ class SpeculationTest : public QObject {
       GenerationSettings exact = settings(Speculation::Exact, sampler(name, i), i);
       exact.healing = healing;
       exact.leastConfidence = confidence;
+      exact.cutsDrafts = i % 2 == 0;
       const Recorder run = compare(name, i, exact, kBytes);
       for (const RoundRecord& round : run.rounds) totals.add(round);
     }
@@ -100,6 +101,7 @@ class SpeculationTest : public QObject {
       for (const bool healing : {true, false}) {
         GenerationSettings exact = settings(Speculation::Exact, sampler(name, i), i);
         exact.healing = healing;
+        exact.cutsDrafts = i % 2 == 0;
         compare(name, i, exact, 400);
         if (QTest::currentTestFailed()) return;
       }
@@ -248,29 +250,39 @@ class SpeculationTest : public QObject {
     QVERIFY(accepted(run) < accepted(alone));
   }
 
+  void exactDraftsEndWhereAChunkGetsDear_data() {
+    QTest::addColumn<int>("speculation");
+    QTest::addColumn<bool>("cuts");
+    QTest::newRow("exact") << int(Speculation::Exact) << true;
+    QTest::newRow("exact, whole drafts") << int(Speculation::Exact) << false;
+    QTest::newRow("top-beta") << int(Speculation::TopBeta) << true;
+  }
   void exactDraftsEndWhereAChunkGetsDear() {
-    constexpr std::size_t kCheap = 5;
-    for (const Speculation speculation : {Speculation::Exact, Speculation::TopBeta}) {
-      const GenerationSettings wanted = settings(speculation, {}, 4);
-      Recorder anywhere;
-      const Bytes expected = generate(prompt(1), wanted, kPairedBytes, anywhere);
-      const auto verifier = std::make_shared<PairedModel>(m_pair.verifier);
-      verifier->cheapestChunk = 1 + kCheap;
-      Session session(verifier,
-                      drafterOf(std::make_shared<PairedModel>(shared(m_pair.drafter->model()))));
-      session.replace(0, 0, prompt(1));
-      Recorder run;
-      session.generate(kPairedBytes, wanted, run, {});
-      QVERIFY(session.text() == expected);
-      QVERIFY(verifier->pairRuns > 5);
-      const auto longest = [](const Recorder& recorder) {
-        std::size_t most = 0;
-        for (const RoundRecord& round : recorder.rounds) most = std::max(most, round.draft.size());
-        return most;
-      };
-      QVERIFY(longest(anywhere) > kCheap);
-      QCOMPARE(longest(run), speculation == Speculation::Exact ? kCheap : longest(anywhere));
-    }
+    QFETCH(int, speculation);
+    QFETCH(bool, cuts);
+    constexpr std::size_t kCheap = 3;
+    GenerationSettings wanted = settings(Speculation(speculation), {}, 4);
+    wanted.cutsDrafts = false;
+    Recorder whole;
+    const Bytes expected = generate(prompt(1), wanted, kPairedBytes, whole);
+    const auto verifier = std::make_shared<PairedModel>(m_pair.verifier);
+    verifier->cheapestChunk = 1 + kCheap;
+    Session session(verifier,
+                    drafterOf(std::make_shared<PairedModel>(shared(m_pair.drafter->model()))));
+    session.replace(0, 0, prompt(1));
+    Recorder run;
+    wanted.cutsDrafts = cuts;
+    session.generate(kPairedBytes, wanted, run, {});
+    QVERIFY(session.text() == expected);
+    QVERIFY(verifier->pairRuns > 5);
+    const auto longest = [](const Recorder& recorder) {
+      std::size_t most = 0;
+      for (const RoundRecord& round : recorder.rounds) most = std::max(most, round.draft.size());
+      return most;
+    };
+    QVERIFY(longest(whole) > 10);
+    const bool cut = cuts && Speculation(speculation) == Speculation::Exact;
+    QCOMPARE(longest(run), cut ? kCheap : longest(whole));
   }
 
   // Random numbers that belong to places of the text make them draw the same bytes.

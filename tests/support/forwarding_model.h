@@ -25,6 +25,7 @@ class ForwardingRunner : public Runner {
  public:
   explicit ForwardingRunner(std::unique_ptr<Runner> runner) : m_runner(std::move(runner)) {}
   std::size_t maxChunk() const override { return m_runner->maxChunk(); }
+  std::size_t cheapChunk() const override { return m_runner->cheapChunk(); }
   void advance(const State& from, State& to, TokenView tokens,
                const ChunkRequest& request) override {
     m_logits.clear();

@@ -44,7 +44,9 @@ class PairedModel : public ForwardingModel {
     std::size_t maxChunk() const override {
       return std::min(ForwardingRunner::maxChunk(), m_model.longestChunk);
     }
-    std::size_t cheapChunk() const override { return std::min(maxChunk(), m_model.cheapestChunk); }
+    std::size_t cheapChunk() const override {
+      return std::min({maxChunk(), ForwardingRunner::cheapChunk(), m_model.cheapestChunk});
+    }
     void advance(const State& from, State& to, TokenView tokens,
                  const ChunkRequest& request) override {
       ++m_model.passes;

@@ -40,6 +40,7 @@ class WindowMemoryTest : public QObject {
     run.generation.beta = 5;
     run.generation.healing = false;
     run.generation.leastConfidence = 0.25;
+    run.generation.cutsDrafts = false;
     run.generation.sampler = {.temperature = 1.5,
                               .topK = 17,
                               .topP = 0.9,
@@ -59,6 +60,7 @@ class WindowMemoryTest : public QObject {
     QCOMPARE(again.generation.beta, run.generation.beta);
     QCOMPARE(again.generation.healing, run.generation.healing);
     QCOMPARE(again.generation.leastConfidence, run.generation.leastConfidence);
+    QCOMPARE(again.generation.cutsDrafts, run.generation.cutsDrafts);
     QCOMPARE(again.generation.sampler.temperature, run.generation.sampler.temperature);
     QCOMPARE(again.generation.sampler.topK, run.generation.sampler.topK);
     QCOMPARE(again.generation.sampler.topP, run.generation.sampler.topP);

@@ -30,6 +30,7 @@ void RunSettings::save(QSettings& settings) const {
   settings.setValue("run/beta", static_cast<int>(generation.beta));
   settings.setValue("run/healing", generation.healing);
   settings.setValue("run/confidence", generation.leastConfidence);
+  settings.setValue("run/cutsDrafts", generation.cutsDrafts);
   settings.setValue("run/temperature", sampler.temperature);
   settings.setValue("run/topK", static_cast<int>(sampler.topK));
   settings.setValue("run/topP", sampler.topP);
@@ -57,6 +58,7 @@ RunSettings RunSettings::load(const QSettings& settings) {
   generation.beta = integer("run/beta", generation.beta);
   generation.healing = settings.value("run/healing", generation.healing).toBool();
   generation.leastConfidence = real("run/confidence", generation.leastConfidence);
+  generation.cutsDrafts = settings.value("run/cutsDrafts", generation.cutsDrafts).toBool();
   sampler.temperature = real("run/temperature", sampler.temperature);
   sampler.topK = integer("run/topK", sampler.topK);
   sampler.topP = real("run/topP", sampler.topP);
@@ -93,6 +95,14 @@ QDoubleSpinBox* RunSettingsEditor::real(double least, double most, double step, 
   box->setAccessibleName(name);
   box->setToolTip(meaning);
   connect(box, &QDoubleSpinBox::valueChanged, this, &RunSettingsEditor::changed);
+  return box;
+}
+
+QCheckBox* RunSettingsEditor::flag(const QString& name, const QString& meaning) {
+  auto* box = new QCheckBox(name);
+  box->setAccessibleName(name);
+  box->setToolTip(meaning);
+  connect(box, &QCheckBox::toggled, this, &RunSettingsEditor::changed);
   return box;
 }
 
@@ -155,12 +165,12 @@ void RunSettingsEditor::buildGrid() {
   m_confidence = real(0, 1, 0.05, tr("Least draft confidence"),
                       tr("Draft a byte only while the drafter expects the draft up to it to be "
                          "kept with at least this probability; 0 always drafts whole tokens"));
-  m_healing = new QCheckBox(tr("Token healing"));
-  m_healing->setAccessibleName(m_healing->text());
-  m_healing->setToolTip(
-      tr("Resume drafting in mid-word after a correction, instead of letting the "
-         "verifier write up to the next space"));
-  connect(m_healing, &QCheckBox::toggled, this, &RunSettingsEditor::changed);
+  m_cutsDrafts =
+      flag(tr("Cut long exact drafts"), tr("End an exact draft where verifying one more byte takes "
+                                           "much longer; the text is the same"));
+  m_healing =
+      flag(tr("Token healing"), tr("Resume drafting in mid-word after a correction, instead of "
+                                   "letting the verifier write up to the next space"));
   m_topP =
       real(0, 1, 0.05, tr("Top p"), tr("Keep the smallest set of bytes with this probability"));
   m_minP = real(0, 1, 0.01, tr("Min p"),
@@ -170,6 +180,7 @@ void RunSettingsEditor::buildGrid() {
   addToGrid(tr("Bytes to write"), m_bytes);
   addToGrid(tr("β of Top-β"), m_beta);
   addToGrid(tr("Least draft confidence"), m_confidence);
+  addToGrid(QString(), m_cutsDrafts);
   addToGrid(QString(), m_healing);
   addToGrid(tr("top-p"), m_topP);
   addToGrid(tr("min-p"), m_minP);
@@ -188,6 +199,7 @@ void RunSettingsEditor::updateEnabled() {
   for (QWidget* editor : std::initializer_list<QWidget*>{m_draftTokens, m_confidence, m_healing})
     editor->setEnabled(speculates);
   m_beta->setEnabled(speculates && mode == Speculation::TopBeta);
+  m_cutsDrafts->setEnabled(speculates && mode == Speculation::Exact);
 }
 
 RunSettings RunSettingsEditor::settings() const {
@@ -204,6 +216,7 @@ RunSettings RunSettingsEditor::chosen() const {
   generation.beta = static_cast<std::size_t>(m_beta->value());
   generation.healing = m_healing->isChecked();
   generation.leastConfidence = m_confidence->value();
+  generation.cutsDrafts = m_cutsDrafts->isChecked();
   generation.sampler.temperature = m_temperature->value();
   generation.sampler.topK = static_cast<std::size_t>(m_topK->value());
   generation.sampler.topP = m_topP->value();
@@ -221,6 +234,7 @@ void RunSettingsEditor::setSettings(const RunSettings& run) {
   m_beta->setValue(static_cast<int>(generation.beta));
   m_healing->setChecked(generation.healing);
   m_confidence->setValue(generation.leastConfidence);
+  m_cutsDrafts->setChecked(generation.cutsDrafts);
   m_temperature->setValue(generation.sampler.temperature);
   m_topK->setValue(static_cast<int>(generation.sampler.topK));
   m_topP->setValue(generation.sampler.topP);

@@ -56,6 +56,7 @@ class RunSettingsEditor : public QObject {
   void addToRow(const QString& label, QWidget* editor);
   void addToGrid(const QString& label, QWidget* editor);
   QSpinBox* integer(int least, int most, const QString& name, const QString& meaning);
+  QCheckBox* flag(const QString& name, const QString& meaning);
   QDoubleSpinBox* real(double least, double most, double step, const QString& name,
                        const QString& meaning);
   void updateEnabled();
@@ -70,6 +71,7 @@ class RunSettingsEditor : public QObject {
   QSpinBox* m_bytes;
   QSpinBox* m_beta;
   QDoubleSpinBox* m_confidence;
+  QCheckBox* m_cutsDrafts;
   QCheckBox* m_healing;
   QDoubleSpinBox* m_topP;
   QDoubleSpinBox* m_minP;
