@@ -258,8 +258,8 @@ class CudaTrainingTest : public QObject {
     }
     QCOMPARE(*taken.begin(), least);
     QCOMPARE(*taken.rbegin(), most);
-    QVERIFY(taken.size() ==
-            2 * layout.config().layers - 1);  // u and z of one layer more, then u' and W_dt δ
+    // From u and z of the last layer alone to those of all, then to u' and W_dt δ of all others.
+    QCOMPARE(taken.size(), 2 * layout.config().layers - 1);
   }
 
   void targetsThatDoNotCountChangeNothing() {

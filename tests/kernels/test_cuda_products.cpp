@@ -2,10 +2,10 @@
 // algorithms. Skipped without a device.
 #include <QTest>
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <vector>
 
+#include "kernels/bfloat16.h"
 #include "kernels/cuda/devices.h"
 #include "kernels/cuda/fingerprint.h"
 #include "kernels/cuda/products.h"
@@ -22,14 +22,6 @@ namespace {
 constexpr double kTolerance = 1e-5;         ///< of sums in float32
 constexpr double kRoundedTolerance = 8e-3;  ///< of bfloat16, rounded before and after adding
 
-std::uint16_t roundedToBFloat16(float value) {
-  return static_cast<std::uint16_t>((std::bit_cast<std::uint32_t>(value) + 0x8000u) >> 16);
-}
-
-float fromBFloat16(std::uint16_t bits) {
-  return std::bit_cast<float>(std::uint32_t{bits} << 16);
-}
-
 /// Values on the device, float32 or bfloat16, of which the host has what they are there.
 class Values {
  public:
@@ -41,8 +33,8 @@ class Values {
     }
     std::vector<std::uint16_t> narrow;
     for (float& value : m_host) {
-      narrow.push_back(roundedToBFloat16(value));
-      value = fromBFloat16(narrow.back());
+      narrow.push_back(floatToBfloat16(value));
+      value = bfloat16ToFloat(narrow.back());
     }
     m_narrow = cuda::DeviceArray<std::uint16_t>(narrow.size());
     m_narrow.upload(narrow.data(), narrow.size());
@@ -64,7 +56,7 @@ class Values {
     cuda::check(
         cudaMemcpy(narrow.data(), m_narrow.data(), m_narrow.bytes(), cudaMemcpyDeviceToHost),
         "cudaMemcpy");
-    std::ranges::transform(narrow, values.begin(), fromBFloat16);
+    std::ranges::transform(narrow, values.begin(), bfloat16ToFloat);
     return values;
   }
 
@@ -75,20 +67,14 @@ class Values {
   cuda::DeviceArray<std::uint16_t> m_narrow;
 };
 
-std::vector<float> randomValues(Random& random, std::size_t count) {
-  std::vector<float> values(count);
-  for (float& value : values) value = random.uniform(-1, 1);
-  return values;
-}
-
 /// A matrix [rows][columns] with a stride that leaves room behind each row.
 struct Placed {
   Placed(Random& random, std::uint32_t rowCount, std::uint32_t columnCount, Order storedAs,
          bool wide)
       : order(storedAs),
         stride((order == Order::AsIs ? columnCount : rowCount) + 16),
-        values(randomValues(random,
-                            std::size_t{stride} * (order == Order::AsIs ? rowCount : columnCount)),
+        values(random.floats(std::size_t{stride} * (order == Order::AsIs ? rowCount : columnCount),
+                             -1, 1),
                wide) {}
 
   std::size_t place(std::size_t row, std::size_t column) const {
@@ -180,8 +166,8 @@ class CudaProductsTest : public QObject {
   void measuredProductsHaveTheBitsOfEstimatedOnes() {
     constexpr std::uint32_t kTokens = 4096, kColumns = 1024, kRows = 1056;  // worth measuring
     Random random(8);
-    Values from(randomValues(random, std::size_t{kTokens} * kColumns), false);
-    Values matrix(randomValues(random, std::size_t{kRows} * kColumns), false);
+    Values from(random.floats(std::size_t{kTokens} * kColumns, -1, 1), false);
+    Values matrix(random.floats(std::size_t{kRows} * kColumns, -1, 1), false);
     const auto resultOf = [&](Products::Choice choice, int times) {
       Values to(std::vector<float>(std::size_t{kTokens} * kRows), false);
       Products products(choice);
@@ -208,7 +194,7 @@ class CudaProductsTest : public QObject {
     QFETCH(bool, wide);
     constexpr std::uint32_t kRows = 3000, kColumns = 40, kStride = 56;
     Random random(9);
-    const std::vector<float> values = randomValues(random, std::size_t{kRows} * kStride);
+    const std::vector<float> values = random.floats(std::size_t{kRows} * kStride, -1, 1);
     cuda::Fingerprint fingerprint;
     const auto of = [&](const std::vector<float>& some) {
       Values placed(some, wide);

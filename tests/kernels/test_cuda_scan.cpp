@@ -21,12 +21,6 @@ double softplus(double x) {
   return x > 20 ? x : std::log1p(std::exp(x));
 }
 
-std::vector<float> randomValues(Random& random, std::size_t count, float low, float high) {
-  std::vector<float> values(count);
-  for (float& value : values) value = random.uniform(low, high);
-  return values;
-}
-
 cuda::DeviceArray<float> onDevice(const std::vector<float>& values) {
   cuda::DeviceArray<float> array(values.size());
   array.upload(values.data(), values.size());
@@ -48,18 +42,18 @@ struct Text {
         tokens(tokenCount),
         inner((channelCount + 15) / 16 * 16) {
     Random random(states + channels + tokens);
-    parameters = randomValues(random, (cuda::kConvWeights + kConvolved + states) * inner, -1, 1);
+    parameters = random.floats((cuda::kConvWeights + kConvolved + states) * inner, -1, 1);
     for (std::size_t i = (cuda::kConvWeights + kConvolved) * inner; i < parameters.size(); ++i)
       parameters[i] = -8 * std::abs(parameters[i]);  // rates
-    selected = randomValues(random, std::size_t{tokens} * stride(), -1, 1);
+    selected = random.floats(std::size_t{tokens} * stride(), -1, 1);
     for (std::size_t i = 0; i < selected.size(); ++i) {  // zeros behind the last state
       const std::size_t column = i % stride();
       if (column >= 16 && (column - 16) % paddedStates() >= states) selected[i] = 0;
     }
     // A row behind the last, which must stay as it is.
-    expanded = randomValues(random, (std::size_t{tokens} + 1) * 2 * inner, -3, 2);
-    convolved = randomValues(random, (std::size_t{tokens} + 1) * inner, -1, 1);
-    state = randomValues(random, std::size_t{states} * inner, -1, 1);
+    expanded = random.floats((std::size_t{tokens} + 1) * 2 * inner, -3, 2);
+    convolved = random.floats((std::size_t{tokens} + 1) * inner, -1, 1);
+    state = random.floats(std::size_t{states} * inner, -1, 1);
     scan();
   }
 

@@ -23,6 +23,11 @@ class Random {
   void fill(AlignedArray<float>& values, float low, float high) {
     for (float& value : values.span()) value = uniform(low, high);
   }
+  std::vector<float> floats(std::size_t count, float low, float high) {
+    std::vector<float> result(count);
+    for (float& value : result) value = uniform(low, high);
+    return result;
+  }
   Bytes bytes(std::size_t count) {
     Bytes result(count);
     for (Byte& byte : result) byte = static_cast<Byte>(below(256));

@@ -212,6 +212,8 @@ class SpeculationPanelTest : public QObject {
     QCOMPARE(chart.placeAt(third), std::optional<std::size_t>(2));
     const QImage image = test::pictureOf(chart);
     QVERIFY(image.pixelColor(third) != shown.theme.colors().field);
+    const QPoint rejected(chart.barOf(5).center().toPoint().x(), third.y());
+    QCOMPARE(image.pixelColor(rejected), shown.theme.colors().field);
     QTest::mouseMove(&chart, third);
     QCOMPARE(QToolTip::text(), QString("Byte 3 of the draft: 2 tested, 2 accepted (100 %)"));
     QTest::mouseMove(&chart, QPoint(third.x(), chart.height() - 1));

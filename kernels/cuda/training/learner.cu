@@ -129,7 +129,6 @@ class LearnerOf : public Learner {
   std::size_t memoryBytes() const override {
     return neededBytes() + m_expanded.bytes() + m_inner.bytes();
   }
-  std::uint32_t keptLayers() const override { return m_kept; }
   std::vector<std::pair<std::string, double>> profile() override {
     m_pass.clock().switchOn();
     return m_pass.clock().take();

@@ -74,8 +74,6 @@ class Learner {
   virtual void uploadStates(std::span<const float> values) = 0;
 
   virtual std::size_t memoryBytes() const = 0;
-  /// Layers that keep in_proj's outputs.
-  virtual std::uint32_t keptLayers() const = 0;
   /// Seconds that each kind of work has taken since the call before; the first one begins.
   virtual std::vector<std::pair<std::string, double>> profile() = 0;
 };
