@@ -66,6 +66,9 @@ __global__ void __launch_bounds__(kThreads + kSupplyThreads, 1)
   meetInPair();  // as the other may still give stages back
 }
 
+/// Tokens that the smallest of the kernels for chunks takes.
+constexpr auto kLeastTokens = static_cast<std::uint32_t>(kOperandTokens);
+
 template <int NT>
 const void* chunkKernel(const Dimensions& size) {
   return size.states <= 2 * kScanLanes
@@ -75,10 +78,9 @@ const void* chunkKernel(const Dimensions& size) {
 
 const void* chunkKernel(const Dimensions& size, std::uint32_t tokens) {
   switch (tokens) {
-    case 4: return chunkKernel<1>(size);
-    case 8: return chunkKernel<2>(size);
-    case 16: return chunkKernel<4>(size);
-    default: return chunkKernel<8>(size);
+    case 8: return chunkKernel<1>(size);
+    case 16: return chunkKernel<2>(size);
+    default: return chunkKernel<4>(size);
   }
 }
 
@@ -166,8 +168,8 @@ ChunkMemory memoryFor(const DeviceWeights& weights, std::uint32_t tokens, int sl
   const Dimensions& size = weights.plan.dimensions();
   const auto channels = static_cast<int>(weights.plan.mostChannels());
   const auto tokenCount = static_cast<int>(tokens);
-  const int tokenBlocks = tokenCount / 4;
-  const int operandTiles = channels / 16 * (size.planes > 1 ? 2 : 1);  // two sets of parts
+  const int tokenBlocks = tokenCount / kOperandTokens;
+  const int operandTiles = channels / 16 * static_cast<int>(size.planes);
   Places places(slots);
   ChunkMemory memory{};
   // Lanes that hold neighbouring tokens of a channel are to find them in other banks.
@@ -177,8 +179,8 @@ ChunkMemory memoryFor(const DeviceWeights& weights, std::uint32_t tokens, int sl
   memory.stages = places.take(supplyStageBytes(tokenBlocks) << supplyShift);
   memory.inboxSync = places.take(kInboxSyncs * sizeof(StageSync));
   memory.mail = places.take(mailBytes(size, tokenBlocks, weights.layerNorm));
-  memory.operands = places.take(operandTiles * (tokenBlocks * 256 + 32));
-  memory.sums = places.takeFloats(kComputeWarps * kSumTiles * tokenBlocks * 64);
+  memory.operands = places.take(operandTiles * (tokenBlocks * kOperandBytes + 32));
+  memory.sums = places.takeFloats(kComputeWarps * kSumTiles * tokenCount * 16);
   memory.record = places.takeFloats(recordFields(size) * channels);
   memory.history = places.takeFloats(static_cast<int>(size.taps - 1) * channels);
   for (int* place : {&memory.u, &memory.z, &memory.convolved, &memory.delta})
@@ -240,7 +242,7 @@ class LaunchPlan {
 /// there.
 bool canPair(LaunchShape shape, std::uint32_t blocks) {
   const int major = deviceAttribute(cudaDevAttrComputeCapabilityMajor);
-  if (blocks % 2 != 0 || major != 9 || kReleasingLanes > 1) return false;
+    if (blocks % 2 != 0 || major != 9 || kReleasingLanes > 1) return false;
   shape.paired = true;
   int pairs = 0;
   const LaunchPlan plan(shape, blocks, nullptr);
@@ -263,22 +265,21 @@ Workspace::Workspace(const DeviceWeights& weights, std::uint32_t tokenCount)
   const Dimensions& d = weights.plan.dimensions();
   const auto blocks = static_cast<std::uint32_t>(weights.plan.blocks().size());
   const auto operands = [&](std::uint32_t extent) {
-    const std::size_t parts = d.planes > 1 ? 2 : 1;
-    return DeviceArray<uint2>(parts * tilesFor(extent) * tokens / 4 * 32);
+    return DeviceArray<uint2>(d.planes * tilesFor(extent) * tokens / kOperandTokens * 32);
   };
   inputOperands = operands(d.model);
-  deltaOperands = operands(d.dtRank);
   outputOperands = operands(d.inner);
   moments = DeviceArray<float>(std::size_t{2} * tokens * tilesFor(d.model));
-  partials = DeviceArray<float2>(std::size_t{projectedRows(d)} / 2 * tokens * blocks);
-  selected = DeviceArray<float>(std::size_t{tokens} * 2 * tilesFor(d.states) * kTileRows);
+  const std::size_t pairs = std::size_t{tokens} * projectedRows(d) / 2;
+  partials = DeviceArray<uint4>(pairs * blocks);
+  selected = DeviceArray<uint4>(pairs * kSelectedCopies);
   const std::size_t trace =
       static_cast<std::size_t>(d.layers) * tokens * weights.layout.paddedInner;
   traceInput = DeviceArray<float>(trace);
   traceConvolved = DeviceArray<float>(trace);
   traceDelta = DeviceArray<float>(trace);
   traceB = DeviceArray<float>(static_cast<std::size_t>(d.layers) * tokens * d.states);
-  for (const std::uint32_t size : {1u, 4u, 8u, 16u, 32u}) {
+  for (const std::uint32_t size : {1u, kLeastTokens, 16u, 32u}) {
     if (size > tokens) break;
     const LaunchShape shape = size == 1 ? stepShape(weights) : shapeFor(weights, size);
     if (shape.slots == 0) continue;
@@ -298,7 +299,7 @@ std::uint32_t mostTokens(const DeviceWeights& weights) {
   const Dimensions& d = weights.plan.dimensions();
   const std::uint32_t rowTiles = std::max(projectedRows(d), weights.plan.mostChannels()) / 16;
   if (d.states > kMostStates || d.taps > kMostTaps || rowTiles > kTallPanelTiles) return 0;
-  for (std::uint32_t tokens = kMostTokens; tokens >= 4; tokens /= 2)
+  for (std::uint32_t tokens = kMostTokens; tokens >= kLeastTokens; tokens /= 2)
     if (shapeFor(weights, tokens).slots > 0) return tokens;
   return 0;
 }
@@ -347,7 +348,6 @@ ChunkArguments argumentsOf(const DeviceWeights& weights, Workspace& workspace, c
       .traceB = run.trace ? workspace.traceB.data() : nullptr,
       .taps = run.taps ? workspace.taps.data() : nullptr,
       .inputOperands = workspace.inputOperands.data(),
-      .deltaOperands = workspace.deltaOperands.data(),
       .outputOperands = workspace.outputOperands.data(),
       .moments = workspace.moments.data(),
       .partials = workspace.partials.data(),
@@ -424,10 +424,8 @@ void runChunk(const DeviceWeights& weights, Workspace& workspace, const ChunkRun
     launchListed(workspace, run, arguments, grid, stream);
   else
     launch(*std::ranges::find_if(workspace.shapes, fits), arguments, grid, stream);
-  if (single)
-    workspace.sequence += passes * (layers + 1);
-  else
-    workspace.awaited += (kMeetingsPerLayer * layers + (run.logits ? 1 : 0)) * grid;
+  workspace.sequence += single ? passes * (layers + 1) : layers;
+  if (!single) workspace.awaited += (kMeetingsPerLayer * layers + (run.logits ? 1 : 0)) * grid;
 }
 
 }  // namespace mb::cuda

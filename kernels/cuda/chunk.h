@@ -31,7 +31,7 @@ struct ChunkMemory {
   int inboxSync;
   int mail;
   int operands;  // of x_proj
-  int sums;      // of the warps, [warps][tile rows][token blocks][64]
+  int sums;      // of the warps, [warps][tile rows][token blocks][16][8]
   int record;
   int history;  // [k - 1][channels]
   int u;        // and z, convolved, delta: [tokens][tokenStride floats]
@@ -64,11 +64,10 @@ struct Workspace {
 
   // What blocks tell each other, see ChunkArguments.
   DeviceArray<uint2> inputOperands;
-  DeviceArray<uint2> deltaOperands;
   DeviceArray<uint2> outputOperands;
   DeviceArray<float> moments;
-  DeviceArray<float2> partials;
-  DeviceArray<float> selected;
+  DeviceArray<uint4> partials;
+  DeviceArray<uint4> selected;
   DeviceArray<uint4> packets;
   PinnedArray<float> logits;           ///< [tokens][V], written by the kernel
   PinnedArray<std::int32_t> drawn;     ///< [tokens]: what was drawn, written by the kernel
@@ -156,8 +155,8 @@ struct ChunkRun {
 bool canDraw(const DeviceWeights& weights, const Workspace& workspace, const Drawing& drawing);
 bool canDrawFromTree(const Workspace& workspace);
 
-/// The largest chunk that this device has shared memory for: 4, 8, 16 or 32; 0 when the model
-/// does not fit at all.
+/// The largest chunk that this device has shared memory for: 8, 16 or 32; 0 when the model does not
+/// fit at all.
 std::uint32_t mostTokens(const DeviceWeights& weights);
 
 /// Launches the kernel; results are ready when the stream is. For a list, a kernel of every size

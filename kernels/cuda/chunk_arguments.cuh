@@ -50,11 +50,10 @@ struct ChunkArguments {
 
   // What blocks tell each other, in chunks.
   uint2* inputOperands;   // x ⊙ w
-  uint2* deltaOperands;   // δ
   uint2* outputOperands;  // y, gated
   float* moments;         // [2][tokens][tiles of d]: sums of squares over a tile's rows, and sums
-  float2* partials;       // of [δ, B, C]: [pairs of rows][blocks][tokens]
-  float* selected;        // B, C: [tokens][2 · padded states]
+  uint4* partials;        // of [δ, B, C], packets: [pairs of rows][blocks][tokens]
+  uint4* selected;        // their sums, packets: [kSelectedCopies][pairs of rows][tokens]
   std::uint32_t* arrivals;
   std::uint32_t arrived;
 

@@ -27,7 +27,7 @@ class GridMeeting {
 
 inline constexpr int kSumTiles = 2;  // tile rows whose sums the warps add at a time
 
-/// One block's work. NT blocks of 4 tokens; a scanning thread holds SPL states.
+/// One block's work. NT blocks of kOperandTokens tokens; a scanning thread holds SPL states.
 template <int NT, int SPL>
 class Chunk {
  public:
@@ -71,9 +71,12 @@ class Chunk {
   __device__ void fetch(int layer);
   __device__ void keepHistory(int layer);
   __device__ void convolve(int layer);
-  __device__ void project();
-  __device__ void addPartials();
-  __device__ const float* computeDelta();
+  __device__ void project(std::uint32_t sequence);
+  __device__ void sendParts(int pair, int block, const float2& sums, std::uint32_t sequence);
+  __device__ void addPartials(std::uint32_t sequence);
+  __device__ void gatherSelected(SuppliedOperands<NT> delta, float* selected,
+                                 std::uint32_t sequence);
+  __device__ const float* computeDelta(std::uint32_t sequence);
   __device__ void scan(int layer, const float* selected);
   __device__ void scanTokens(int layer, int first, int channel, const float* selected,
                              float (&s)[SPL], const float (&rate)[SPL]);
@@ -93,20 +96,21 @@ class Chunk {
 
   // Places are looked up where they are needed: registers are short.
   __device__ GridOperands<NT> operandsIn(uint2* memory, int columnTiles) const {
-    return {memory, planes() > 1 ? columnTiles * GridOperands<NT>::kTileStride : 0};
+    return {memory, planes(), columnTiles * GridOperands<NT>::kTileStride};
   }
   __device__ GridOperands<NT> input() const { return operandsIn(a.inputOperands, modelTiles()); }
-  __device__ GridOperands<NT> deltaInput() const {
-    return operandsIn(a.deltaOperands, rankRows() / 16);
-  }
   __device__ GridOperands<NT> gated() const {
     return operandsIn(a.outputOperands, static_cast<int>(tilesFor(a.size.inner)));
   }
   __device__ BlockOperands<NT> convolvedOperands() const {
-    const int least = m_channels / 16 * BlockOperands<NT>::kTileStride;
-    return {chunkMemory + a.memory.operands, planes() > 1 ? least : 0};
+    return {chunkMemory + a.memory.operands, planes(),
+            m_channels / 16 * BlockOperands<NT>::kTileStride};
   }
   __device__ Inbox<NT> inbox() const { return {chunkMemory, a.memory}; }
+  /// What blocks have to add for a pair of rows and a token, NT · kOperandTokens apart.
+  __device__ uint4* partsOf(int pair, int token) const {
+    return a.partials + pair * static_cast<int>(gridDim.x) * NT * kOperandTokens + token;
+  }
   /// Of a place that has values of tokens and channels.
   __device__ float& at(int place, int token, int channel) const {
     return floatsAt(place)[token * a.memory.tokenStride + channel];
@@ -188,11 +192,11 @@ template <int NT, int SPL>
 __device__ void Chunk<NT, SPL>::mix(int layer) {
   keepHistory(layer);
   convolve(layer);
-  project();
-  meetGrid();
-  addPartials();
-  meetGrid();
-  const float* selected = computeDelta();
+  // Here blocks do not meet: it is little that they tell each other, see packets.cuh.
+  const std::uint32_t sequence = a.sequence + layer;
+  project(sequence);
+  addPartials(sequence);
+  const float* selected = computeDelta(sequence);
   scan(layer, selected);
   meetGrid();
   product(Part::Contract, m_block.outTiles.count, a.size.inner);

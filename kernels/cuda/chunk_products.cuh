@@ -44,15 +44,13 @@ __device__ void Chunk<NT, SPL>::product(Part part, int tileRows, int columns) {
 }
 
 /// In panels of HEIGHT tile rows. A stage's column tiles are taken together, all loads before all
-/// products where there are registers for it: one warp has to hide its own latencies. Of many
-/// tokens a few blocks at a time.
+/// products where there are registers for it: one warp has to hide its own latencies.
 template <int NT, int SPL>
 template <int HEIGHT>
 __device__ void Chunk<NT, SPL>::multiplySupplied(int columnTiles, Sums& sums) {
-  constexpr int kColumns = Inbox<NT>::kColumns;
+  constexpr int kColumns = kSupplyColumns;
   static_assert(kColumns <= 2);
-  constexpr int kBlocks = NT <= 4 ? NT : 4;
-  constexpr bool kAhead = HEIGHT == 1 && NT <= 4;
+  constexpr bool kAhead = HEIGHT == 1;
 #pragma unroll 1
   for (int c = m_warp; c - m_warp < columnTiles; c += Inbox<NT>::kTiles) {
     const int tile = m_cursor + c * HEIGHT;
@@ -73,25 +71,22 @@ __device__ void Chunk<NT, SPL>::multiplySupplied(int columnTiles, Sums& sums) {
         for (int m = 0; m < HEIGHT; ++m)
           if (has[i]) weights[i][m] = tileAt(i, m);
     }
-    const SuppliedOperands<NT> from(awaitSupplied(), 0);
+    const SuppliedOperands<NT> from(awaitSupplied(), 1, 0);
+    uint2 b[kColumns][NT];
 #pragma unroll
-    for (int first = 0; first < NT; first += kBlocks) {
-      uint2 b[kColumns][kBlocks];
+    for (int i = 0; i < kColumns; ++i)
 #pragma unroll
-      for (int i = 0; i < kColumns; ++i)
+      for (int j = 0; j < NT; ++j)
+        if (has[i]) b[i][j] = from.load(m_warp + i * kComputeWarps, j);
+    releaseSupplied();
 #pragma unroll
-        for (int j = 0; j < kBlocks; ++j)
-          if (has[i]) b[i][j] = from.load(m_warp + i * kComputeWarps, first + j);
-      if (first + kBlocks == NT) releaseSupplied();
+    for (int i = 0; i < kColumns; ++i) {
+      if (!has[i]) break;
 #pragma unroll
-      for (int i = 0; i < kColumns; ++i) {
-        if (!has[i]) break;
+      for (int m = 0; m < HEIGHT; ++m) {
+        if constexpr (!kAhead) weights[i][m] = tileAt(i, m);
 #pragma unroll
-        for (int m = 0; m < HEIGHT; ++m) {
-          if constexpr (!kAhead) weights[i][m] = tileAt(i, m);
-#pragma unroll
-          for (int j = 0; j < kBlocks; ++j) multiply(sums[m][first + j], weights[i][m], b[i][j]);
-        }
+        for (int j = 0; j < NT; ++j) multiply(sums[m][j], weights[i][m], b[i][j]);
       }
     }
   }
@@ -121,8 +116,8 @@ __device__ void Chunk<NT, SPL>::releaseSupplied() {
   ++m_supplied;
 }
 
-/// The panel's products for weights in several planes, with third parts of the operands, which come
-/// from where the other blocks left them.
+/// The panel's products for weights in several planes, with as many parts of the operands, which
+/// come from where the other blocks left them.
 template <int NT, int SPL>
 __device__ void Chunk<NT, SPL>::multiplyPlanes(const GridOperands<NT>& from, int columnTiles,
                                                int height, Sums& sums) {
@@ -131,17 +126,19 @@ __device__ void Chunk<NT, SPL>::multiplyPlanes(const GridOperands<NT>& from, int
     const int tile = m_cursor + c * planes() * height;
     m_reader.hold(tile, tile + planes() * height - 1);
 #pragma unroll 1
-    for (int term = 0; term <= planes(); ++term) {
-      const bool least = term == planes();  // third parts take the high parts of the weights
+    for (int part = 0; part < planes(); ++part) {
       uint2 b[NT];
 #pragma unroll
-      for (int j = 0; j < NT; ++j) b[j] = least ? from.loadLeast(c, j) : from.load(c, j);
+      for (int j = 0; j < NT; ++j) b[j] = from.load(c, j, part);
+#pragma unroll 1
+      for (int plane = 0; plane < planes() - part; ++plane) {
 #pragma unroll
-      for (int m = 0; m < kPanel; ++m) {
-        if (m >= height) continue;
-        const uint4 weights = m_reader.tile(tile + (least ? 0 : term * height) + m);
+        for (int m = 0; m < kPanel; ++m) {
+          if (m >= height) continue;
+          const uint4 weights = m_reader.tile(tile + plane * height + m);
 #pragma unroll
-        for (int j = 0; j < NT; ++j) multiply(sums[m][j], weights, b[j]);
+          for (int j = 0; j < NT; ++j) multiply(sums[m][j], weights, b[j]);
+        }
       }
     }
   }
@@ -155,33 +152,40 @@ __device__ void Chunk<NT, SPL>::reduce(Part part, int firstRow, int tileRows, co
   for (int first = 0; first < kPanel; first += kSumTiles) {
     if (first >= tileRows) break;
     if (first > 0) meet();
-    const int perWarp = min(kSumTiles, tileRows - first) * NT * 64;
+    constexpr int kBlockSums = kOperandTokens * 16;
+    const int perWarp = min(kSumTiles, tileRows - first) * NT * kBlockSums;
     float* warpSums = floatsAt(a.memory.sums);
 #pragma unroll
     for (int m = 0; m < kSumTiles; ++m) {
       if (first + m >= tileRows) break;
 #pragma unroll
       for (int j = 0; j < NT; ++j) {
-        float* to = warpSums + m_warp * perWarp + (m * NT + j) * 64 + m_lane;
-        to[0] = sums[first + m][j][0] + sums[first + m][j][1];
-        to[32] = sums[first + m][j][2] + sums[first + m][j][3];
+        const float(&own)[4] = sums[first + m][j];
+        auto* to =
+            reinterpret_cast<float2*>(warpSums + m_warp * perWarp + (m * NT + j) * kBlockSums) +
+            m_lane;
+        to[0] = {own[0], own[1]};
+        to[32] = {own[2], own[3]};
       }
     }
     meet();
 #pragma unroll 1
     for (int i = m_thread; i < perWarp; i += kComputeThreads) {
-      const int token = i / 64 % NT * 4 + i % 4;
+      const int token = i / kBlockSums % NT * kOperandTokens + i % kOperandTokens;
       if (token >= tokens()) continue;
       float sum = warpSums[i];
 #pragma unroll
       for (int w = 1; w < kComputeWarps; ++w) sum += warpSums[w * perWarp + i];
-      const int row = firstRow + (first + i / (64 * NT)) * 16 + i % 64 / 32 * 8 + i % 32 / 4;
+      const int row =
+          firstRow + (first + i / (kBlockSums * NT)) * 16 + i % kBlockSums / kOperandTokens;
       output(part, row, token, sum);
     }
   }
 }
 
-/// Of a tile row a warp takes BLOCKS blocks of tokens at a time.
+/// Of a tile row a warp takes BLOCKS blocks of tokens at a time. `output` gets a lane's row, which
+/// has the first two sums, the others being 8 rows on; and the block of tokens, of which these are
+/// 2 · (lane % 4) and the next.
 template <int NT, int SPL>
 template <int BLOCKS, class From, class Output>
 __device__ void Chunk<NT, SPL>::productByRows(const From& from, int tileRows, int columns,
@@ -200,23 +204,18 @@ __device__ void Chunk<NT, SPL>::productByRows(const From& from, int tileRows, in
 #pragma unroll 2
     for (int c = 0; c < columnTiles; ++c) {
 #pragma unroll 1
-      for (int term = 0; term < (planes() == 1 ? 1 : planes() + 1); ++term) {
-        const bool least = term > 0 && term == planes();  // they take the weights' high parts
-        const uint4 weights =
-            m_reader.tile(matrix + (c * planes() + (least ? 0 : term)) * tileRows + tileRow);
+      for (int part = 0; part < planes(); ++part) {
+#pragma unroll 1
+        for (int plane = 0; plane < planes() - part; ++plane) {
+          const uint4 weights = m_reader.tile(matrix + (c * planes() + plane) * tileRows + tileRow);
 #pragma unroll
-        for (int j = 0; j < BLOCKS; ++j)
-          multiply(sums[j], weights,
-                   least ? from.loadLeast(c, firstBlock + j) : from.load(c, firstBlock + j));
+          for (int j = 0; j < BLOCKS; ++j)
+            multiply(sums[j], weights, from.load(c, firstBlock + j, part));
+        }
       }
     }
-    const int row = tileRow * 16 + m_lane / 4;
 #pragma unroll
-    for (int j = 0; j < BLOCKS; ++j) {
-      const int token = 4 * (firstBlock + j) + m_lane % 4;
-      output(row, token, sums[j][0] + sums[j][1]);
-      output(row + 8, token, sums[j][2] + sums[j][3]);
-    }
+    for (int j = 0; j < BLOCKS; ++j) output(tileRow * 16 + m_lane / 4, firstBlock + j, sums[j]);
   }
   m_reader.hold(m_cursor - 1, m_cursor - 1);
 }
@@ -272,7 +271,7 @@ __device__ void Chunk<NT, SPL>::measure() {
   const int warp = m_thread % kWarps;
   if (m_warp * (32 / kWarps) >= tokens()) return;
   const auto total = [&](int kind) {
-    const float* own = moments + (kind * 4 * NT + token) * modelTiles();
+    const float* own = moments + (kind * kOperandTokens * NT + token) * modelTiles();
     float sum = 0;
 #pragma unroll 1
     for (int first = warp; first < modelTiles(); first += 8 * kWarps) {

@@ -163,82 +163,122 @@ __device__ void Chunk<NT, SPL>::convolve(int layer) {
   meet();
 }
 
-/// This block's part of [δ, B, C] = W_x u'. Also for tokens that are not there, so that others read
-/// four at a time.
+/// This block's part of [δ, B, C] = W_x u', to those who add it.
 template <int NT, int SPL>
-__device__ void Chunk<NT, SPL>::project() {
+__device__ void Chunk<NT, SPL>::project(std::uint32_t sequence) {
   forget();
   if (m_own == 0) return;
-  auto* partials = reinterpret_cast<float*>(a.partials);
-  productByRows<NT>(
-      convolvedOperands(), projected() / 16, m_channels, [&](int row, int token, float sum) {
-        const std::size_t slot =
-            (static_cast<std::size_t>(row / 2) * gridDim.x + blockIdx.x) * a.capacity + token;
-        partials[slot * 2 + row % 2] = sum;
-      });
+  productByRows<NT>(convolvedOperands(), projected() / 16, m_channels,
+                    [&](int row, int block, const float(&sums)[4]) {
+                      sendParts(row / 2, block, {sums[0], sums[1]}, sequence);
+                      sendParts(row / 2 + 4, block, {sums[2], sums[3]}, sequence);
+                    });
 }
 
-/// Adds the blocks' parts of a pair of rows for four tokens, and tells everyone. Of their eight
-/// sums the lanes of a warp come to have those of one token, added as sumOfWarp() would.
+/// Of a pair of rows, where this lane has the sums of one for two tokens and another of the other
+/// row: each takes a token, and sends a packet of both rows.
 template <int NT, int SPL>
-__device__ void Chunk<NT, SPL>::addPartials() {
+__device__ void Chunk<NT, SPL>::sendParts(int pair, int block, const float2& sums,
+                                          std::uint32_t sequence) {
+  const bool hasSecond = m_lane / 4 % 2 == 1;
+  const float other = __shfl_xor_sync(~0u, hasSecond ? sums.x : sums.y, 4);
+  const int token = block * kOperandTokens + m_lane % 4 * 2 + (hasSecond ? 1 : 0);
+  send(partsOf(pair, token) + blockIdx.x * NT * kOperandTokens,
+       __float_as_uint(hasSecond ? other : sums.x), __float_as_uint(hasSecond ? sums.y : other),
+       sequence);
+}
+
+/// Adds the blocks' parts of a few pairs of rows, each for two tokens, and tells everyone. A warp
+/// takes a pair: half of its lanes a token, and each of those every 16th block, added as
+/// sumOfParts() does.
+template <int NT, int SPL>
+__device__ void Chunk<NT, SPL>::addPartials(std::uint32_t sequence) {
   forget();
-  const int others = projected() - rankRows();
+  constexpr int kLooks = 10;
+  constexpr int kBlocks = 16;  // that are looked at together
+  const int pairs = projected() / 2;
+  const int tokenPairs = (tokens() + 1) / 2;
 #pragma unroll 1
-  for (int i = m_warp * gridDim.x + blockIdx.x; i < projected() / 2 * NT;
-       i += kComputeWarps * gridDim.x) {
-    const int pair = i / NT;
-    const int firstToken = i % NT * 4;
-    if (firstToken >= tokens()) continue;
-    const float2* parts =
-        a.partials + static_cast<std::size_t>(pair) * gridDim.x * a.capacity + firstToken;
-    float sums[4][2] = {};
-#pragma unroll 5
-    for (int block = m_lane; block < a.mixingBlocks; block += 32) {
-      const auto* part = reinterpret_cast<const float4*>(parts + block * a.capacity);
-      const float4 near = __ldcg(part);
-      const float4 far = __ldcg(part + 1);
-      sums[0][0] += near.x;
-      sums[0][1] += near.y;
-      sums[1][0] += near.z;
-      sums[1][1] += near.w;
-      sums[2][0] += far.x;
-      sums[2][1] += far.y;
-      sums[3][0] += far.z;
-      sums[3][1] += far.w;
-    }
-    float own[2];
+  for (int task = m_warp * gridDim.x + blockIdx.x; task < pairs * tokenPairs;
+       task += kComputeWarps * gridDim.x) {
+    const int token = task % tokenPairs * 2 + m_lane % 2;
+    const int pair = task / tokenPairs;
+    const uint4* parts = partsOf(pair, token);
+    float2 sums[2] = {};
+#pragma unroll 1
+    for (int begin = 0; begin < a.mixingBlocks; begin += kBlocks * kLooks) {
+      const auto blockOf = [&](int i) { return begin + i * kBlocks + m_lane / 2; };
+      uint4 seen[kLooks];
+      awaitPackets(seen, sequence, [&](int i) {
+        return parts + min(blockOf(i), a.mixingBlocks - 1) * NT * kOperandTokens;
+      });
 #pragma unroll
-    for (int row = 0; row < 2; ++row) {
-      const float even = keptHalf<16>(sums[0][row], sums[2][row]);
-      const float odd = keptHalf<16>(sums[1][row], sums[3][row]);
-      own[row] = keptHalf<8>(even, odd);
-      for (int offset = 4; offset > 0; offset /= 2)
-        own[row] += __shfl_xor_sync(~0u, own[row], offset);
+      for (int i = 0; i < kLooks; ++i) {
+        if (blockOf(i) >= a.mixingBlocks) break;
+        sums[i % 2].x += __uint_as_float(seen[i].x);
+        sums[i % 2].y += __uint_as_float(seen[i].z);
+      }
     }
-    const int token = firstToken + m_lane / 16 * 2 + m_lane / 8 % 2;
-    if (m_lane % 8 != 0 || token >= tokens()) continue;
-    if (2 * pair < rankRows())
-      deltaInput().store(token, 2 * pair, own[0], own[1]);
-    else
-      *reinterpret_cast<float2*>(a.selected + token * others + 2 * pair - rankRows()) = {own[0],
-                                                                                         own[1]};
+    float first = sums[0].x + sums[1].x;
+    float second = sums[0].y + sums[1].y;
+    for (int offset = 16; offset > 1; offset /= 2) {
+      first += __shfl_xor_sync(~0u, first, offset);
+      second += __shfl_xor_sync(~0u, second, offset);
+    }
+    if (m_lane >= 2 * kSelectedCopies || token >= tokens()) continue;
+    uint4* to = a.selected + (m_lane / 2 * pairs + pair) * tokens() + token;
+    send(to, __float_as_uint(first), __float_as_uint(second), sequence);
   }
+}
+
+/// Brings [δ, B, C] into shared memory: operands of δ, and B and C, [tokens][2 · padded states].
+template <int NT, int SPL>
+__device__ void Chunk<NT, SPL>::gatherSelected(SuppliedOperands<NT> delta, float* selected,
+                                               std::uint32_t sequence) {
+  constexpr int kLooks = 5;
+  const int pairs = projected() / 2;
+  const int all = pairs * tokens();
+  const uint4* from = a.selected + static_cast<int>(blockIdx.x) % kSelectedCopies * all;
+#pragma unroll 1
+  for (int first = m_warp * 32; first < all; first += kLooks * kComputeThreads) {
+    const auto placeOf = [&](int i) { return first + i * kComputeThreads + m_lane; };
+    uint4 seen[kLooks];
+    awaitPackets(seen, sequence, [&](int i) { return from + min(placeOf(i), all - 1); });
+#pragma unroll
+    for (int i = 0; i < kLooks; ++i) {
+      if (placeOf(i) >= all) break;
+      const int token = placeOf(i) % tokens();
+      const int row = placeOf(i) / tokens() * 2;
+      const float2 values{__uint_as_float(seen[i].x), __uint_as_float(seen[i].z)};
+      if (row < rankRows())
+        delta.store(token, row, values.x, values.y);
+      else
+        *reinterpret_cast<float2*>(selected + token * (projected() - rankRows()) + row -
+                                   rankRows()) = values;
+    }
+  }
+  meet();
 }
 
 /// Δ = softplus(W_dt δ + b_dt). Returns B and C: [tokens][2 · padded states].
 template <int NT, int SPL>
-__device__ const float* Chunk<NT, SPL>::computeDelta() {
+__device__ const float* Chunk<NT, SPL>::computeDelta(std::uint32_t sequence) {
   forget();
-  char* mail = awaitMail();
-  const int delta = deltaBytes(a.size, NT);
-  const auto* selected = reinterpret_cast<const float*>(mail + delta);
+  char* mail = inbox().mail;  // the moments have been read
+  const int deltaSize = deltaBytes(a.size, NT);
+  auto* selected = reinterpret_cast<float*>(mail + deltaSize);
   if (m_own == 0) return selected;
-  const SuppliedOperands<NT> operands(mail, planes() > 1 ? delta / 2 : 0);
-  productByRows<(NT + 3) / 4>(
-      operands, m_channels / 16, rankRows(), [&](int row, int token, float sum) {
-        at(a.memory.delta, token, row) = softplus(sum + record(kDtBias)[row]);
-      });
+  const SuppliedOperands<NT> delta(mail, planes(), deltaSize / planes());
+  gatherSelected(delta, selected, sequence);
+  productByRows<1>(delta, m_channels / 16, rankRows(),
+                   [&](int row, int block, const float(&sums)[4]) {
+#pragma unroll
+                     for (int i = 0; i < 4; ++i) {
+                       const int own = row + i / 2 * 8;
+                       const int token = block * kOperandTokens + m_lane % 4 * 2 + i % 2;
+                       at(a.memory.delta, token, own) = softplus(sums[i] + record(kDtBias)[own]);
+                     }
+                   });
   meet();
   return selected;
 }

@@ -6,11 +6,12 @@
 
 #include "kernels/cuda/chunk_arguments.cuh"
 #include "kernels/cuda/ring.cuh"
+#include "kernels/cuda/tiles.cuh"
 
 namespace mb::cuda {
 
-/// Meetings of the grid: before each layer and the head, and three within each layer.
-inline constexpr std::uint32_t kMeetingsPerLayer = 4;
+/// Meetings of the grid: before each layer and the head, and before each out_proj.
+inline constexpr std::uint32_t kMeetingsPerLayer = 2;
 inline constexpr int kSupplyThreads = 32;
 
 /// How often a block, or a pair of them, goes through a product's operands: once a panel.
@@ -35,16 +36,17 @@ __device__ inline Panels panelsOf(const ChunkArguments& a) {
   return panels;
 }
 
-/// Bytes of the operands of δ, and of B and C, for NT blocks of 4 tokens.
+/// Bytes of the operands of δ, and of B and C, for NT blocks of tokens.
 __host__ __device__ constexpr int deltaBytes(const Dimensions& d, int tokenBlocks) {
-  return static_cast<int>(tilesFor(d.dtRank)) * tokenBlocks * 256 * (d.planes > 1 ? 2 : 1);
+  return static_cast<int>(d.planes * tilesFor(d.dtRank)) * tokenBlocks * kOperandBytes;
 }
 __host__ __device__ constexpr int selectedBytes(const Dimensions& d, int tokenBlocks) {
-  return tokenBlocks * 4 * 2 * static_cast<int>(tilesFor(d.states) * kTileRows * sizeof(float));
+  return tokenBlocks * kOperandTokens * 2 *
+         static_cast<int>(tilesFor(d.states) * kTileRows * sizeof(float));
 }
 /// And of one kind of moments.
 __host__ __device__ constexpr int momentBytes(const Dimensions& d, int tokenBlocks) {
-  return tokenBlocks * 4 * static_cast<int>(tilesFor(d.model) * sizeof(float));
+  return tokenBlocks * kOperandTokens * static_cast<int>(tilesFor(d.model) * sizeof(float));
 }
 
 __host__ __device__ constexpr int mailBytes(const Dimensions& d, int tokenBlocks, bool layerNorm) {
@@ -53,14 +55,11 @@ __host__ __device__ constexpr int mailBytes(const Dimensions& d, int tokenBlocks
   return ((moments > selected ? moments : selected) + 127) / 128 * 128;
 }
 
-/// Stages for operands, with so many column tiles for each computing warp.
-inline constexpr int kMostSupplyShift = 2;  ///< 4 stages, where there is room for them
+inline constexpr int kMostSupplyShift = 2;  ///< 4 stages for operands, where there is room
 inline constexpr int kMostSupplySlots = 1 << kMostSupplyShift;
-__host__ __device__ constexpr int supplyColumns(int tokenBlocks) {
-  return tokenBlocks <= 4 ? 2 : 1;
-}
+inline constexpr int kSupplyColumns = 2;  ///< column tiles of a stage for each computing warp
 __host__ __device__ constexpr int supplyStageBytes(int tokenBlocks) {
-  return supplyColumns(tokenBlocks) * kComputeWarps * tokenBlocks * 256;
+  return kSupplyColumns * kComputeWarps * tokenBlocks * kOperandBytes;
 }
 /// What keeps the stages in step, and two more for meetings and mail.
 inline constexpr int kInboxSyncs = kMostSupplySlots + 2;
@@ -69,10 +68,9 @@ inline constexpr int kInboxSyncs = kMostSupplySlots + 2;
 /// δ, B and C, is put down as it is, since nobody reads the one any more when the other is sent.
 template <int NT>
 struct Inbox {
-  static constexpr int kTile = NT * 256;
+  static constexpr int kTile = NT * kOperandBytes;
   static constexpr int kStage = supplyStageBytes(NT);
-  static constexpr int kColumns = supplyColumns(NT);
-  static constexpr int kTiles = kColumns * kComputeWarps;  ///< of a stage
+  static constexpr int kTiles = kSupplyColumns * kComputeWarps;  ///< of a stage
 
   __device__ Inbox(char* block, const ChunkMemory& memory)
       : stages(block + memory.stages),
@@ -115,9 +113,6 @@ class Supply {
       meetGrid();  // the residual is published
       sendMoments();
       stream(a.inputOperands, modelTiles, panels.expand);
-      meetGrid();  // parts of δ, B, C
-      meetGrid();  // their sums
-      sendSelected();
       meetGrid();  // y
       stream(a.outputOperands, innerTiles, panels.contract);
     }
@@ -156,16 +151,6 @@ class Supply {
     if (a.layerNorm)
       copyWritten(m_inbox.mailSync(), m_inbox.mail + bytes,
                   a.moments + a.capacity * tilesFor(a.size.model), bytes);
-    finish(m_inbox.mailSync());
-  }
-
-  __device__ void sendSelected() const {
-    if (m_lane >= kFillingThreads) return;
-    const int delta = deltaBytes(a.size, NT);
-    const int selected = selectedBytes(a.size, NT);
-    expect(m_inbox.mailSync(), delta + selected);
-    copyWritten(m_inbox.mailSync(), m_inbox.mail, a.deltaOperands, delta);
-    copyWritten(m_inbox.mailSync(), m_inbox.mail + delta, a.selected, selected);
     finish(m_inbox.mailSync());
   }
 

@@ -5,14 +5,18 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/math.cuh"
 #include "kernels/cuda/token_tree.h"
 #include "kernels/cuda/work_plan.h"
 
 namespace mb::cuda {
 
-/// Of a tile of 16 activations: for 8 lanes (4 of high parts, 4 of low) the two registers of the B
-/// operand of mma.m16n8k16.
-inline constexpr int kPacketsOfTile = 8;
+/// Of a tile of 16 activations: for 4 lanes the two registers of the B operand of mma.m16n8k16.
+inline constexpr int kPacketsOfTile = 4;
+
+/// A tile has a line of the level 2 cache for itself, of so many packets: with two in a line all
+/// wait a tenth longer.
+inline constexpr int kLinePackets = 8;
 
 /// What every block reads is written several times, for every few blocks: a slice of the level 2
 /// cache that all of them ask at once would keep everything waiting, the weights too.
@@ -27,13 +31,13 @@ __host__ __device__ inline bool everyThreadHasALogit(const Dimensions& d) {
 
 /// Where the packets of a model's exchanges begin, in packets.
 struct PacketLayout {
-  /// x ⊙ w, [tiles of d][8], then sums of squares over a tile's rows, [tiles of d / 2], two each.
+  /// [tiles of d]: four of x ⊙ w, and half a packet, the sum of squares over the tile's rows.
   std::uint32_t input = 0;
   std::uint32_t inputSize = 0;  ///< of one copy
   std::uint32_t partials = 0;   ///< of [δ, B, C]: [pairs of rows][blocks]
-  std::uint32_t selected = 0;   ///< δ, [tiles][8], then B and C, [pairs]
+  std::uint32_t selected = 0;   ///< δ, [tiles], then B and C, [pairs]
   std::uint32_t selectedSize = 0;
-  std::uint32_t output = 0;  ///< y, gated: [tiles of e][8]
+  std::uint32_t output = 0;  ///< y, gated: [tiles of e]
   /// For those who draw the next token: logits, two each, or a block's largest and its token.
   std::uint32_t logits = 0;
   std::uint32_t logitsSize = 0;  ///< of one copy
@@ -41,15 +45,12 @@ struct PacketLayout {
 
   __host__ __device__ PacketLayout(const Dimensions& d, std::uint32_t blocks) {
     const std::uint32_t pairs = projectedRows(d) / 2;
-    constexpr std::uint32_t kLine = 8;  // packets of a line of the cache
-    inputSize = tilesFor(d.model) * kPacketsOfTile + (tilesFor(d.model) + 1) / 2;
-    inputSize = (inputSize + kLine - 1) / kLine * kLine;
+    inputSize = tilesFor(d.model) * kLinePackets;
     partials = input + kInputCopies * inputSize;
-    selected = (partials + pairs * blocks + kLine - 1) / kLine * kLine;
-    selectedSize = tilesFor(d.dtRank) * kPacketsOfTile + tilesFor(d.states) * kTileRows;
-    selectedSize = (selectedSize + kLine - 1) / kLine * kLine;
+    selected = (partials + pairs * blocks + kLinePackets - 1) / kLinePackets * kLinePackets;
+    selectedSize = tilesFor(d.dtRank) * kLinePackets + tilesFor(d.states) * kTileRows;
     output = selected + kSelectedCopies * selectedSize;
-    logits = output + tilesFor(d.inner) * kPacketsOfTile;
+    logits = output + tilesFor(d.inner) * kLinePackets;
     const std::uint32_t every = (d.vocabulary + 1) / 2;
     if (everyThreadHasALogit(d))
       logitsSize = every;
@@ -127,6 +128,41 @@ template <class Look>
 __device__ void await(const Look& lookAtAll) {
   while (!__all_sync(~0u, lookAtAll())) {
   }
+}
+
+/// Waits for the packets at the places that `placeOf` says.
+template <int COUNT, class Place>
+__device__ inline void awaitPackets(uint4 (&seen)[COUNT], std::uint32_t sequence,
+                                    const Place& placeOf) {
+  await([&] {
+    bool there = true;
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) seen[i] = look(placeOf(i));
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) there &= isOf(seen[i], sequence);
+    return there;
+  });
+}
+
+/// Adds, as a whole warp, what `count` blocks send: a packet each, side by side.
+__device__ inline float2 sumOfParts(const uint4* parts, int count, std::uint32_t sequence) {
+  constexpr int kLooks = 5;
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  float first = 0;
+  float second = 0;
+#pragma unroll 1
+  for (int begin = 0; begin < count; begin += 32 * kLooks) {
+    uint4 seen[kLooks];
+    awaitPackets(seen, sequence,
+                 [&](int i) { return parts + min(begin + i * 32 + lane, count - 1); });
+#pragma unroll
+    for (int i = 0; i < kLooks; ++i) {
+      if (begin + i * 32 + lane >= count) break;
+      first += __uint_as_float(seen[i].x);
+      second += __uint_as_float(seen[i].z);
+    }
+  }
+  return {sumOfWarp(first), sumOfWarp(second)};
 }
 
 }  // namespace mb::cuda

@@ -44,6 +44,7 @@ class Step {
   static constexpr int kFields = kConvWeights + kTaps + kStates;
   static constexpr int kPanelRows = kPanel * 16;
   static constexpr int kSquares = 8;  // tiles whose squares a warp adds at a time
+  static constexpr int kTilesOfLook = 32 / kPacketsOfTile;
   using Sums = float[kPanel][4];
 
   __device__ void product(const uint4* packets, int columnTiles, int tileRows, bool withSquares);

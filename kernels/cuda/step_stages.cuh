@@ -81,12 +81,9 @@ __device__ void Step<PAIRS>::project() {
 #pragma unroll
   for (int pair = 0; pair < PAIRS; ++pair) {
     const int from = m_lane % 4 * 2;
-    const SplitPair near =
-        split(__shfl_sync(~0u, m_mixed[pair], from), __shfl_sync(~0u, m_mixed[pair], from + 1));
-    const SplitPair far = split(__shfl_sync(~0u, m_mixed[pair], from + 16),
-                                __shfl_sync(~0u, m_mixed[pair], from + 17));
-    const bool low = m_lane / 4 % 2 == 1;
-    b[pair] = {low ? near.low : near.high, low ? far.low : far.high};
+    const auto mixed = [&](int lane) { return __shfl_sync(~0u, m_mixed[pair], lane); };
+    b[pair].x = roundedPair(mixed(from), mixed(from + 1));
+    b[pair].y = roundedPair(mixed(from + 16), mixed(from + 17));
   }
 #pragma unroll 1
   for (int row = m_warp; row < tileRows; row += kComputeWarps) {
@@ -95,15 +92,13 @@ __device__ void Step<PAIRS>::project() {
     for (int pair = 0; pair < PAIRS; ++pair)
       if (pair < columnTiles)
         multiply(sums, m_reader.tile(m_cursor + pair * tileRows + row), b[pair]);
-    const float near = sums[0] + sums[1];
-    const float far = sums[2] + sums[3];
-    const float nextNear = __shfl_down_sync(~0u, near, 4);
-    const float nextFar = __shfl_down_sync(~0u, far, 4);
+    const float nextNear = __shfl_down_sync(~0u, sums[0], 4);
+    const float nextFar = __shfl_down_sync(~0u, sums[2], 4);
     if (m_lane % 8 != 0) continue;
     uint4* to =
         a.packets + a.packetLayout.partials + (row * 8 + m_lane / 8) * gridDim.x + blockIdx.x;
-    send(to, __float_as_uint(near), __float_as_uint(nextNear), m_sequence);
-    send(to + 4 * gridDim.x, __float_as_uint(far), __float_as_uint(nextFar), m_sequence);
+    send(to, __float_as_uint(sums[0]), __float_as_uint(nextNear), m_sequence);
+    send(to + 4 * gridDim.x, __float_as_uint(sums[2]), __float_as_uint(nextFar), m_sequence);
   }
   m_cursor += columnTiles * tileRows;
 }
@@ -114,7 +109,6 @@ __device__ void Step<PAIRS>::addPartials() {
   forget();
   const int pairs = static_cast<int>(projectedRows(a.size)) / 2;
   const int rankPairs = static_cast<int>(tilesFor(a.size.dtRank)) * 8;
-  constexpr int kLooks = 5;
   int warp = kComputeWarps - 1;  // the last ones have least to do
 #pragma unroll 1
   for (int pair = blockIdx.x; pair < pairs; pair += gridDim.x) {
@@ -122,39 +116,15 @@ __device__ void Step<PAIRS>::addPartials() {
     warp = warp == 0 ? kComputeWarps - 1 : warp - 1;
     if (!mine) continue;
     const uint4* parts = a.packets + a.packetLayout.partials + pair * gridDim.x;
-    float first = 0;
-    float second = 0;
-#pragma unroll 1
-    for (int begin = 0; begin < a.mixingBlocks; begin += 32 * kLooks) {
-      uint4 seen[kLooks];
-      await([&] {
-        bool there = true;
-#pragma unroll
-        for (int i = 0; i < kLooks; ++i)
-          seen[i] = look(parts + min(begin + i * 32 + m_lane, a.mixingBlocks - 1));
-#pragma unroll
-        for (int i = 0; i < kLooks; ++i) there &= isOf(seen[i], m_sequence);
-        return there;
-      });
-#pragma unroll
-      for (int i = 0; i < kLooks; ++i) {
-        if (begin + i * 32 + m_lane >= a.mixingBlocks) break;
-        first += __uint_as_float(seen[i].x);
-        second += __uint_as_float(seen[i].z);
-      }
-    }
-    first = sumOfWarp(first);
-    second = sumOfWarp(second);
-    uint4* copy = a.packets + a.packetLayout.selected +
-                  m_lane % kSelectedCopies * a.packetLayout.selectedSize;
+    const float2 sums = sumOfParts(parts, a.mixingBlocks, m_sequence);
+    if (m_lane >= kSelectedCopies) continue;
+    uint4* copy = a.packets + a.packetLayout.selected + m_lane * a.packetLayout.selectedSize;
     if (pair >= rankPairs) {
-      if (m_lane < kSelectedCopies)
-        send(copy + pair, __float_as_uint(first), __float_as_uint(second), m_sequence);
-    } else if (m_lane < 2 * kSelectedCopies) {
-      const SplitPair parted = split(first, second);
-      const bool low = m_lane >= kSelectedCopies;
-      auto* to = reinterpret_cast<uint2*>(copy + pair / 8 * kPacketsOfTile + pair % 4 + low * 4);
-      send(to + pair % 8 / 4, low ? parted.low : parted.high, m_sequence);
+      uint4* to = copy + rankPairs / 8 * kLinePackets + pair - rankPairs;
+      send(to, __float_as_uint(sums.x), __float_as_uint(sums.y), m_sequence);
+    } else {
+      auto* to = reinterpret_cast<uint2*>(copy + pair / 8 * kLinePackets + pair % 4);
+      send(to + pair % 8 / 4, roundedPair(sums.x, sums.y), m_sequence);
     }
   }
 }
@@ -171,27 +141,27 @@ __device__ void Step<PAIRS>::scan(int layer) {
   m_reader.hold(matrix, m_cursor - 1);
   if (m_warp * 4 >= m_own) return;
 
-  constexpr int kLooks = kStepRankTiles / 4;
+  constexpr int kLooks = (kStepRankTiles + kTilesOfLook - 1) / kTilesOfLook;
   const int q = m_lane % kScanLanes;
   const uint4* delta = a.packets + a.packetLayout.selected +
                        blockIdx.x % kSelectedCopies * a.packetLayout.selectedSize;
-  const uint4* selected = delta + rankTiles * kPacketsOfTile;
+  const uint4* selected = delta + rankTiles * kLinePackets;
   uint4 seen[kLooks];
   uint4 b;
   uint4 c;
   await([&] {
 #pragma unroll
     for (int i = 0; i < kLooks; ++i)
-      if (i * 4 < rankTiles)
-        seen[i] =
-            look(delta + min(i * 4 + m_lane / kPacketsOfTile, rankTiles - 1) * kPacketsOfTile +
-                 m_lane % kPacketsOfTile);
+      if (i * kTilesOfLook < rankTiles)
+        seen[i] = look(
+            delta + min(i * kTilesOfLook + m_lane / kPacketsOfTile, rankTiles - 1) * kLinePackets +
+            m_lane % kPacketsOfTile);
     b = look(selected + q);
     c = look(selected + kStates / 2 + q);
     bool there = isOf(b, m_sequence) && isOf(c, m_sequence);
 #pragma unroll
     for (int i = 0; i < kLooks; ++i)
-      if (i * 4 < rankTiles) there &= isOf(seen[i], m_sequence);
+      if (i * kTilesOfLook < rankTiles) there &= isOf(seen[i], m_sequence);
     return there;
   });
   float sums[4] = {};
@@ -199,13 +169,12 @@ __device__ void Step<PAIRS>::scan(int layer) {
   for (int i = 0; i < kStepRankTiles; ++i) {
     if (i >= rankTiles) break;
     multiply(sums, m_reader.tile(matrix + i * tileRows + m_warp / 4),
-             operandOf(seen[i / 4], i % 4));
+             operandOf(seen[i / kTilesOfLook], i % kTilesOfLook));
   }
 
   const int channel = m_warp * 4 + m_lane / kScanLanes;
   const bool isFar = channel % 16 >= 8;
-  const float rank =
-      __shfl_sync(~0u, isFar ? sums[2] + sums[3] : sums[0] + sums[1], channel % 8 * 4);
+  const float rank = __shfl_sync(~0u, isFar ? sums[2] : sums[0], channel % 8 * 4);
   // Not by m_warp / 4 == pair, from which the compiler makes an index, and memory of registers.
   float mixed = m_mixed[PAIRS - 1];
 #pragma unroll
@@ -229,11 +198,10 @@ __device__ void Step<PAIRS>::scan(int layer) {
   const float gated = fmaf(record(kSkip)[channel], u, scanned.y) * gate;
   const float next = __shfl_down_sync(~0u, gated, kScanLanes);
   const int global = m_channelBegin + channel;
-  if (channel % 2 == 0 && q < 2) {
-    const SplitPair parted = split(gated, next);
+  if (channel % 2 == 0 && q == 0) {
     auto* to = reinterpret_cast<uint2*>(a.packets + a.packetLayout.output +
-                                        global / 16 * kPacketsOfTile + global % 8 / 2 + q * 4);
-    send(to + global % 16 / 8, q == 0 ? parted.high : parted.low, m_sequence);
+                                        global / 16 * kLinePackets + global % 8 / 2);
+    send(to + global % 16 / 8, roundedPair(gated, next), m_sequence);
   }
   float* to = m_stateOut + stateOffset(a, layer) + global / 16 * 16 * kStates + global % 16;
 #pragma unroll
@@ -264,19 +232,18 @@ __device__ void Step<PAIRS>::publish() {
   float squares = m_residual * m_residual;
   for (int offset = 8; offset > 0; offset /= 2) squares += __shfl_xor_sync(~0u, squares, offset);
   const std::uint32_t tile = m_block.outTiles.begin + m_warp;
-  const SplitPair parted = split(scaled, next);
+  const std::uint32_t rounded = roundedPair(scaled, next);
   // Lanes of the lower half have the same values as those of the upper: they serve other copies.
   uint4* copy = a.packets + a.packetLayout.input + m_lane / 16 * a.packetLayout.inputSize;
 #pragma unroll
   for (int i = 0; i < kInputCopies; i += 2, copy += 2 * a.packetLayout.inputSize) {
     if (m_lane % 2 == 0) {
       auto* to =
-          reinterpret_cast<uint2*>(copy + tile * kPacketsOfTile + m_lane % 8 / 2) + m_lane % 16 / 8;
-      send(to, parted.high, m_sequence);
-      send(to + 8, parted.low, m_sequence);  // 4 packets on
+          reinterpret_cast<uint2*>(copy + tile * kLinePackets + m_lane % 8 / 2) + m_lane % 16 / 8;
+      send(to, rounded, m_sequence);
     }
     if (m_lane % 16 == 0)
-      send(reinterpret_cast<uint2*>(copy + m_modelTiles * kPacketsOfTile) + tile,
+      send(reinterpret_cast<uint2*>(copy + tile * kLinePackets + kPacketsOfTile),
            __float_as_uint(squares), m_sequence);
   }
 }

@@ -1,8 +1,8 @@
 // Products of weight tiles with activations on the tensor cores.
 //
-// An activation x is split into bfloat16 parts, x ≈ high + low, which together keep 16 bits of its
-// mantissa; each part is a column of the B operand and both are multiplied with the same weights.
-// Where weights are float32, a third part makes the sum exact.
+// Activations are rounded to bfloat16, as weights are, and eight tokens are the columns of the B
+// operand. Where weights are float32, in three planes, activations are split into as many parts,
+// x = high + middle + low, and the products that a float32 sum has bits for are added.
 // A column's sum does not depend on what the other columns hold, so a token gets the same bits
 // alone and in a chunk.
 #pragma once
@@ -46,82 +46,72 @@ __device__ __noinline__ void multiply(float (&sum)[4], const uint4& a, const uin
 }
 #endif
 
-/// Two neighbouring activations as pairs of their parts, high to low.
-struct SplitPair {
-  std::uint32_t high;
-  std::uint32_t low;
-  std::uint32_t least;
-};
-
-__device__ inline std::uint32_t bitsOf(const __nv_bfloat162& pair) {
+/// Two neighbouring activations, rounded.
+__device__ inline std::uint32_t roundedPair(float first, float second) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
   std::uint32_t bits;
   memcpy(&bits, &pair, sizeof bits);
   return bits;
 }
 
-__device__ inline SplitPair split(float first, float second) {
-  const __nv_bfloat162 high = __floats2bfloat162_rn(first, second);
-  const float2 highBack = __bfloat1622float2(high);
-  first -= highBack.x;
-  second -= highBack.y;
-  const __nv_bfloat162 low = __floats2bfloat162_rn(first, second);
-  const float2 lowBack = __bfloat1622float2(low);
-  const __nv_bfloat162 least = __floats2bfloat162_rn(first - lowBack.x, second - lowBack.y);
-  return {bitsOf(high), bitsOf(low), bitsOf(least)};
+/// What rounding left over of a pair becomes the pair.
+__device__ inline void subtractRounded(std::uint32_t rounded, float& first, float& second) {
+  first -= __uint_as_float(rounded << 16);
+  second -= __uint_as_float(rounded & 0xffff0000u);
 }
 
 enum class OperandPlace { Block, Grid };  ///< shared memory, or global, where other blocks write
 
-/// Activations ready as B operands: per column tile of 16 values NT blocks of 4 tokens, each 32
-/// lanes × 8 bytes. Column tiles lie `STRIDE` bytes apart.
+inline constexpr int kOperandTokens = 8;
+inline constexpr int kOperandBytes = 256;  ///< of 16 values of so many tokens: 32 lanes × 8 bytes
+
+/// Activations ready as B operands: per column tile of 16 values NT blocks of kOperandTokens.
+/// Column tiles lie `STRIDE` bytes apart.
 template <int NT, int STRIDE, OperandPlace PLACE>
 class Operands {
  public:
   static constexpr int kTileStride = STRIDE;
 
-  /// With third parts, these lie `leastOffset` bytes behind the others; 0 for none.
-  __device__ Operands(void* memory, int leastOffset)
-      : m_memory(static_cast<char*>(memory)), m_leastOffset(leastOffset) {}
+  /// With `parts` parts, each lies `partStride` bytes behind the one before.
+  __device__ Operands(void* memory, int parts, int partStride)
+      : m_memory(static_cast<char*>(memory)), m_parts(parts), m_partStride(partStride) {}
 
   /// Stores values k, k + 1 (k even, counted from the first staged column) of a token.
   __device__ void store(int token, int k, float first, float second) {
-    const SplitPair pair = split(first, second);
-    const int lane = (token % 4) * 8 + k % 8 / 2;
-    char* at = m_memory + k / 16 * kTileStride + token / 4 * 256 + lane * 8 + k % 16 / 8 * 4;
-    put(at, pair.high);
-    put(at + 32, pair.low);
-    if (m_leastOffset == 0) return;
-    put(at + m_leastOffset, pair.least);
-    put(at + m_leastOffset + 32, 0);
+    const int lane = token % kOperandTokens * 4 + k % 8 / 2;
+    char* at = m_memory + k / 16 * kTileStride + token / kOperandTokens * kOperandBytes + lane * 8 +
+               k % 16 / 8 * 4;
+#pragma unroll 1
+    for (int part = 0;; at += m_partStride) {
+      const std::uint32_t rounded = roundedPair(first, second);
+      *reinterpret_cast<std::uint32_t*>(at) = rounded;
+      if (++part >= m_parts) return;
+      subtractRounded(rounded, first, second);
+    }
   }
 
-  __device__ uint2 load(int columnTile, int block) const {
-    const auto* at = reinterpret_cast<const uint2*>(m_memory + columnTile * kTileStride +
-                                                    block * 256 + threadIdx.x % 32 * 8);
+  __device__ uint2 load(int columnTile, int block, int part = 0) const {
+    const auto* at =
+        reinterpret_cast<const uint2*>(m_memory + part * m_partStride + columnTile * kTileStride +
+                                       block * kOperandBytes + threadIdx.x % 32 * 8);
     return PLACE == OperandPlace::Grid ? __ldcg(at) : *at;
-  }
-  __device__ uint2 loadLeast(int columnTile, int block) const {
-    return Operands(m_memory + m_leastOffset, 0).load(columnTile, block);
   }
 
  private:
-  __device__ static void put(char* at, std::uint32_t value) {
-    *reinterpret_cast<std::uint32_t*>(at) = value;
-  }
-
   char* m_memory;
-  int m_leastOffset;
+  int m_parts;
+  int m_partStride;
 };
 
 /// Made by the block itself: neighbouring tiles are to fall on other banks.
 template <int NT>
-using BlockOperands = Operands<NT, NT * 256 + 32, OperandPlace::Block>;
+using BlockOperands = Operands<NT, NT * kOperandBytes + 32, OperandPlace::Block>;
 
 template <int NT>
-using GridOperands = Operands<NT, NT * 256, OperandPlace::Grid>;
+using GridOperands = Operands<NT, NT * kOperandBytes, OperandPlace::Grid>;
 
 /// What came from there.
 template <int NT>
-using SuppliedOperands = Operands<NT, NT * 256, OperandPlace::Block>;
+using SuppliedOperands = Operands<NT, NT * kOperandBytes, OperandPlace::Block>;
 
 }  // namespace mb::cuda
