@@ -19,7 +19,7 @@ class CpuRunner : public Runner {
             std::shared_ptr<cpu::ThreadPool> pool);
 
   std::size_t maxChunk() const override { return kMaxChunk; }
-  std::size_t cheapChunk() const override { return cpu::kTileInputs; }
+  std::size_t cheapChunk() const override { return m_ops.cheapInputs; }
   void advance(const State& from, State& to, TokenView tokens,
                const ChunkRequest& request) override;
   void rewind(const State& from, State& to, std::size_t kept) override;

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "kernels/cpu/amx.h"
 #include "kernels/cpu/targets.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -156,8 +157,8 @@ std::size_t argmax(const float* x, std::size_t count) {
 }
 
 const Ops& ops() {
-  static const Ops table = {matmul,          norm,         convolve, scan,  reduceTaps,
-                            softplusInPlace, exponentials, arrivals, argmax};
+  static const Ops table = {matmul,          norm,         convolve, scan,   reduceTaps,
+                            softplusInPlace, exponentials, arrivals, argmax, kTileInputs};
   return table;
 }
 
@@ -177,6 +178,20 @@ struct CompiledLevel {
   OpsFunction ops;
 };
 
+/// The operations for AVX-512, but for products of bfloat16 weights.
+const Ops& opsWithTiles(const Ops& avx512) {
+  static const Ops& kAvx512 = avx512;
+  static const Ops kTable = [] {
+    Ops table = kAvx512;
+    table.matmul = [](const MatmulArgs& args) {
+      args.weights->type() == WeightType::BFloat16 ? matmulAmx(args) : kAvx512.matmul(args);
+    };
+    table.cheapInputs = kAmxCheapInputs;
+    return table;
+  }();
+  return kTable;
+}
+
 }  // namespace
 
 std::vector<SimdLevel> availableSimdLevels() {
@@ -190,6 +205,8 @@ std::vector<SimdLevel> availableSimdLevels() {
   std::vector<SimdLevel> levels;
   for (const CompiledLevel& level : compiled)
     if (level.ops && (supported & level.target)) levels.push_back({level.name, &level.ops()});
+  if (!levels.empty() && levels.front().name == "avx512" && hasAmx())
+    levels.insert(levels.begin(), {"amx", &opsWithTiles(*levels.front().ops)});
   const bool hasPlainTarget = HWY_TARGETS & (HWY_SCALAR | HWY_EMU128);
   if (hasPlainTarget || levels.empty())
     levels.push_back({"baseline", &(*HWY_CHOOSE_FALLBACK(ops))()});

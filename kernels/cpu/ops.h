@@ -15,12 +15,14 @@
 
 namespace mb::cpu {
 
-/// Inputs that a matrix product takes at a time; more take their weights from the cache again.
+/// Inputs that a matrix product takes at a time on most processors; more take their weights from
+/// the cache again.
 inline constexpr std::size_t kTileInputs = 6;
 
 /// output[i][row] = (accumulate ? output[i][row] : 0) + bias[row] + sum_c weights[row][c]
 /// input[i][c] for i < count and the rows of blocks [blockBegin, blockEnd). Each weight is read
-/// once for up to 32 inputs. The sum runs over c in ascending order with one rounding (FMA) a term.
+/// once for up to 32 inputs. The sum runs over c in ascending order with one rounding (FMA) a term;
+/// for bfloat16 weights on AMX see matmulAmx().
 struct MatmulArgs {
   const PackedMatrix* weights = nullptr;
   std::size_t blockBegin = 0;
@@ -120,11 +122,13 @@ struct Ops {
   void (*arrivals)(std::uint64_t key, std::size_t count, float* times);
   /// Index of the first largest value.
   std::size_t (*argmax)(const float* x, std::size_t count);
+  /// Inputs of a product of bfloat16 weights behind which one more becomes dear.
+  std::size_t cheapInputs;
 };
 
 /// One compiled instruction set.
 struct SimdLevel {
-  std::string_view name;  ///< "avx512", "avx2", "sse4", "neon", "baseline"
+  std::string_view name;  ///< "amx", "avx512", "avx2", "sse4", "neon", "baseline"
   const Ops* ops;
 };
 
