@@ -16,7 +16,7 @@ namespace {
 
 constexpr std::size_t kColumns = 32;                 ///< of a tile
 constexpr std::size_t kTileWords = 16 * kBlockRows;  ///< of a tile of weights
-constexpr std::size_t kMostBlocks = 4;               ///< that are multiplied side by side
+constexpr std::size_t kMostGroups = 4;               ///< of inputs, multiplied side by side
 
 /// What LDTILECFG reads.
 struct alignas(64) TileConfig {
@@ -33,12 +33,12 @@ struct alignas(64) TileConfig {
 };
 
 // Tiles 0 to 3 hold sums. The intrinsics take numbers as they are written, so what is done for each
-// block of rows is written by macros.
+// group of inputs is written by macros.
 #define MB_INPUTS 4
 #define MB_WEIGHTS 5
 #define MB_LAST_INPUTS 6
 #define MB_LAST_WEIGHTS 7
-#define MB_EACH_BLOCK(DO) DO(0) DO(1) DO(2) DO(3)
+#define MB_EACH_GROUP(DO) DO(0) DO(1) DO(2) DO(3)
 
 /// Inputs as the product takes them: [count][columns padded to 32], rounded.
 class RoundedInputs {
@@ -84,64 +84,67 @@ MB_AMX inline void finish(const MatmulArgs& a, std::size_t input, std::size_t bl
   _mm512_storeu_ps(out, value);
 }
 
-/// A few inputs times all rows asked for.
-class Group {
- public:
-  Group(const MatmulArgs& args, const RoundedInputs& inputs, std::size_t first, std::size_t rows,
-        std::size_t written)
-      : a(args), m_inputs(inputs), m_first(first), m_rows(rows), m_written(written) {}
+/// How inputs are shared among tiles: in groups of one size, so that tiles are configured once.
+/// Where they do not divide evenly the last group takes some of the one before again.
+struct Groups {
+  explicit Groups(std::size_t inputs)
+      : count((inputs + kAmxInputs - 1) / kAmxInputs),
+        size((inputs + count - 1) / count),
+        last(inputs - size) {}
 
-  template <std::size_t BLOCKS>
-  MB_AMX void multiply(std::size_t block) const {
-    const std::uint16_t* input = m_inputs.row(m_first);
-    const std::size_t stride = m_inputs.strideBytes();
-    const std::uint32_t* weights[BLOCKS];
-    for (std::size_t b = 0; b < BLOCKS; ++b) weights[b] = a.weights->block(block + b);
-#define MB_CLEAR(B) \
-  if constexpr (B < BLOCKS) _tile_zero(B);
-    MB_EACH_BLOCK(MB_CLEAR)
-    const std::size_t columns = a.weights->paddedColumns();
-    std::size_t place = 0;
-    for (std::size_t c = 0; c + kColumns <= columns; c += kColumns, place += kTileWords) {
-      _tile_loadd(MB_INPUTS, input + c, stride);
-#define MB_ADD(B)                                    \
-  if constexpr (B < BLOCKS) {                        \
-    _tile_loadd(MB_WEIGHTS, weights[B] + place, 64); \
-    _tile_dpbf16ps(B, MB_INPUTS, MB_WEIGHTS);        \
-  }
-      MB_EACH_BLOCK(MB_ADD)
-    }
-    if (columns % kColumns != 0) {
-      _tile_loadd(MB_LAST_INPUTS, input + columns / kColumns * kColumns, stride);
-#define MB_ADD_LAST(B)                                    \
-  if constexpr (B < BLOCKS) {                             \
-    _tile_loadd(MB_LAST_WEIGHTS, weights[B] + place, 64); \
-    _tile_dpbf16ps(B, MB_LAST_INPUTS, MB_LAST_WEIGHTS);   \
-  }
-      MB_EACH_BLOCK(MB_ADD_LAST)
-    }
-    alignas(64) float sums[kAmxInputs][kBlockRows];
-#define MB_WRITE(B)            \
-  if constexpr (B < BLOCKS) {  \
-    _tile_stored(B, sums, 64); \
-    write(block + B, sums);    \
-  }
-    MB_EACH_BLOCK(MB_WRITE)
-  }
+  std::size_t first(std::size_t group) const { return std::min(group * size, last); }
+  /// Inputs of a group that the one before has.
+  std::size_t again(std::size_t group) const { return group * size - first(group); }
 
- private:
-  /// But for inputs that the group before has written.
-  MB_AMX void write(std::size_t block, const float (&sums)[kAmxInputs][kBlockRows]) const {
-    for (std::size_t i = m_written - m_first; i < m_rows; ++i)
-      finish(a, m_first + i, block, sums[i]);
-  }
-
-  const MatmulArgs& a;
-  const RoundedInputs& m_inputs;
-  std::size_t m_first;    ///< input
-  std::size_t m_rows;     ///< inputs
-  std::size_t m_written;  ///< inputs before this one are written
+  std::size_t count;
+  std::size_t size;
+  std::size_t last;  ///< where the last group begins
 };
+
+/// COUNT groups of inputs from `begin` on, times a block of rows: one stream of weights, which
+/// processors fetch ahead better than several.
+template <std::size_t COUNT>
+MB_AMX void multiplyGroups(const MatmulArgs& a, const RoundedInputs& inputs, const Groups& groups,
+                           std::size_t begin, std::size_t block) {
+  const std::uint16_t* from[COUNT];
+  for (std::size_t g = 0; g < COUNT; ++g) from[g] = inputs.row(groups.first(begin + g));
+  const std::size_t stride = inputs.strideBytes();
+  const std::uint32_t* weights = a.weights->block(block);
+  const std::size_t columns = a.weights->paddedColumns();
+#define MB_CLEAR(G) \
+  if constexpr (G < COUNT) _tile_zero(G);
+  MB_EACH_GROUP(MB_CLEAR)
+  std::size_t c = 0;
+  for (; c + kColumns <= columns; c += kColumns, weights += kTileWords) {
+    _tile_loadd(MB_WEIGHTS, weights, 64);
+#define MB_ADD(G)                                \
+  if constexpr (G < COUNT) {                     \
+    _tile_loadd(MB_INPUTS, from[G] + c, stride); \
+    _tile_dpbf16ps(G, MB_INPUTS, MB_WEIGHTS);    \
+  }
+    MB_EACH_GROUP(MB_ADD)
+  }
+  if (c < columns) {
+    _tile_loadd(MB_LAST_WEIGHTS, weights, 64);
+#define MB_ADD_LAST(G)                                  \
+  if constexpr (G < COUNT) {                            \
+    _tile_loadd(MB_LAST_INPUTS, from[G] + c, stride);   \
+    _tile_dpbf16ps(G, MB_LAST_INPUTS, MB_LAST_WEIGHTS); \
+  }
+    MB_EACH_GROUP(MB_ADD_LAST)
+  }
+  alignas(64) float sums[kAmxInputs][kBlockRows];
+  const auto write = [&](std::size_t group) {
+    for (std::size_t i = groups.again(group); i < groups.size; ++i)
+      finish(a, groups.first(group) + i, block, sums[i]);
+  };
+#define MB_WRITE(G)            \
+  if constexpr (G < COUNT) {   \
+    _tile_stored(G, sums, 64); \
+    write(begin + G);          \
+  }
+  MB_EACH_GROUP(MB_WRITE)
+}
 
 /// While it lives denormals count as zero, as they do for the tiles.
 class WithoutDenormals {
@@ -225,35 +228,30 @@ bool hasAmx() {
   return kHas;
 }
 
-/// Inputs are taken in groups of one size, so that tiles are configured once: where they do not
-/// divide evenly the last group takes some of the one before again. A panel of rows stays in the
-/// cache while all groups pass over it.
 MB_AMX void matmulAmx(const MatmulArgs& args) {
   if (args.count == 0 || args.blockBegin >= args.blockEnd) return;
   const WithoutDenormals guard;
   thread_local RoundedInputs inputs;
   inputs.round(args);
   if (args.count == 1) return multiplySingle(args, inputs.row(0));
-  const std::size_t groups = (args.count + kAmxInputs - 1) / kAmxInputs;
-  const std::size_t rows = (args.count + groups - 1) / groups;
+  const Groups groups(args.count);
   const std::size_t lastPairs = args.weights->paddedColumns() % kColumns / 2;
   TileConfig config;
-  for (int tile = 0; tile < 4; ++tile) config.set(tile, rows, 64);
-  config.set(MB_INPUTS, rows, 64);
+  for (int tile = 0; tile < 4; ++tile) config.set(tile, groups.size, 64);
+  config.set(MB_INPUTS, groups.size, 64);
   config.set(MB_WEIGHTS, 16, 64);
   if (lastPairs > 0) {
-    config.set(MB_LAST_INPUTS, rows, lastPairs * 4);
+    config.set(MB_LAST_INPUTS, groups.size, lastPairs * 4);
     config.set(MB_LAST_WEIGHTS, lastPairs, 64);
   }
   _tile_loadconfig(&config);
-  for (std::size_t block = args.blockBegin; block < args.blockEnd; block += kMostBlocks) {
-    for (std::size_t g = 0; g < groups; ++g) {
-      const Group group(args, inputs, std::min(g * rows, args.count - rows), rows, g * rows);
-      switch (std::min(kMostBlocks, args.blockEnd - block)) {
-        case 1: group.multiply<1>(block); break;
-        case 2: group.multiply<2>(block); break;
-        case 3: group.multiply<3>(block); break;
-        default: group.multiply<4>(block); break;
+  for (std::size_t block = args.blockBegin; block < args.blockEnd; ++block) {
+    for (std::size_t g = 0; g < groups.count; g += kMostGroups) {
+      switch (std::min(kMostGroups, groups.count - g)) {
+        case 1: multiplyGroups<1>(args, inputs, groups, g, block); break;
+        case 2: multiplyGroups<2>(args, inputs, groups, g, block); break;
+        case 3: multiplyGroups<3>(args, inputs, groups, g, block); break;
+        default: multiplyGroups<4>(args, inputs, groups, g, block); break;
       }
     }
   }
