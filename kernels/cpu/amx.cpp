@@ -117,20 +117,17 @@ MB_AMX void multiplyGroups(const MatmulArgs& a, const RoundedInputs& inputs, con
   std::size_t c = 0;
   for (; c + kColumns <= columns; c += kColumns, weights += kTileWords) {
     _tile_loadd(MB_WEIGHTS, weights, 64);
-#define MB_ADD(G)                                \
-  if constexpr (G < COUNT) {                     \
-    _tile_loadd(MB_INPUTS, from[G] + c, stride); \
-    _tile_dpbf16ps(G, MB_INPUTS, MB_WEIGHTS);    \
+#define MB_ADD_PRODUCT(G, INPUTS, WEIGHTS)    \
+  if constexpr (G < COUNT) {                  \
+    _tile_loadd(INPUTS, from[G] + c, stride); \
+    _tile_dpbf16ps(G, INPUTS, WEIGHTS);       \
   }
+#define MB_ADD(G) MB_ADD_PRODUCT(G, MB_INPUTS, MB_WEIGHTS)
     MB_EACH_GROUP(MB_ADD)
   }
   if (c < columns) {
     _tile_loadd(MB_LAST_WEIGHTS, weights, 64);
-#define MB_ADD_LAST(G)                                  \
-  if constexpr (G < COUNT) {                            \
-    _tile_loadd(MB_LAST_INPUTS, from[G] + c, stride);   \
-    _tile_dpbf16ps(G, MB_LAST_INPUTS, MB_LAST_WEIGHTS); \
-  }
+#define MB_ADD_LAST(G) MB_ADD_PRODUCT(G, MB_LAST_INPUTS, MB_LAST_WEIGHTS)
     MB_EACH_GROUP(MB_ADD_LAST)
   }
   alignas(64) float sums[kAmxInputs][kBlockRows];

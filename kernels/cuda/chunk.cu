@@ -78,7 +78,7 @@ const void* chunkKernel(const Dimensions& size) {
 
 const void* chunkKernel(const Dimensions& size, std::uint32_t tokens) {
   switch (tokens) {
-    case 8: return chunkKernel<1>(size);
+    case kLeastTokens: return chunkKernel<1>(size);
     case 16: return chunkKernel<2>(size);
     default: return chunkKernel<4>(size);
   }
@@ -242,7 +242,7 @@ class LaunchPlan {
 /// there.
 bool canPair(LaunchShape shape, std::uint32_t blocks) {
   const int major = deviceAttribute(cudaDevAttrComputeCapabilityMajor);
-    if (blocks % 2 != 0 || major != 9 || kReleasingLanes > 1) return false;
+  if (blocks % 2 != 0 || major != 9 || kReleasingLanes > 1) return false;
   shape.paired = true;
   int pairs = 0;
   const LaunchPlan plan(shape, blocks, nullptr);

@@ -64,8 +64,8 @@ __host__ __device__ constexpr int supplyStageBytes(int tokenBlocks) {
 /// What keeps the stages in step, and two more for meetings and mail.
 inline constexpr int kInboxSyncs = kMostSupplySlots + 2;
 
-/// Where it arrives. Operands come through stages of their own, the norm's moments as they are. When
-/// these have been read the computing warps gather δ, B and C in their place.
+/// Where it arrives. Operands come through stages of their own, the norm's moments as they are.
+/// When these have been read the computing warps gather δ, B and C in their place.
 template <int NT>
 struct Inbox {
   static constexpr int kTile = NT * kOperandBytes;

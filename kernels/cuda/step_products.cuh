@@ -52,6 +52,7 @@ template <int HEIGHT>
 __device__ void Step<PAIRS>::multiplyGathered(const uint4* packets, int columnTiles,
                                               bool withSquares, Sums& sums) {
   constexpr int kHeld = HEIGHT <= 2 ? 8 : 4;  // column tiles whose weights are in registers
+  static_assert(kTilesOfLook == kSquares);
   m_squares = 0;
   const auto columnAt = [&](int first, int i) {
     return min(first + i * kComputeWarps, columnTiles - 1);
