@@ -3,6 +3,7 @@
 #include <QCoreApplication>
 #include <QFileInfo>
 #include <QPixmap>
+#include <algorithm>
 #include <cstdio>
 
 #include "ui/panels/perplexity_panel.h"
@@ -28,9 +29,7 @@ HeadlessRun::HeadlessRun(ui::MainWindow& window, QString screenshot, QString tra
   connect(&window.models(), &ui::ModelChooser::failed, this, &HeadlessRun::fail);
   connect(&window.runs(), &ui::RunController::failed, this, &HeadlessRun::fail);
   connect(&window.train().link(), &ui::TrainingLink::failed, this, &HeadlessRun::fail);
-  connect(&window.models(), &ui::ModelChooser::deviceGivenUp, this, [](const QString& problem) {
-    std::fprintf(stderr, "mambabyte-playground: %s\n", qPrintable(problem));
-  });
+  connect(&window.models(), &ui::ModelChooser::deviceGivenUp, this, &HeadlessRun::say);
   connect(&window.link(), &ui::EngineLink::ready, this, [this] {
     print(0);
     m_window.runs().generate();
@@ -46,6 +45,13 @@ void HeadlessRun::print(std::size_t) {
   m_printed += bytes.size();
   std::fwrite(bytes.data(), 1, bytes.size(), stdout);
   std::fflush(stdout);
+}
+
+void HeadlessRun::say(const QString& problem) {
+  const ui::Document& document = m_window.document();
+  const Bytes last = document.bytes(m_printed - std::min<std::size_t>(m_printed, 1), m_printed);
+  if (!last.empty() && last.front() != '\n') std::fputc('\n', stderr);
+  std::fprintf(stderr, "mambabyte-playground: %s\n", qPrintable(problem));
 }
 
 bool HeadlessRun::isIdle() const {
@@ -108,7 +114,7 @@ void HeadlessRun::finish() {
 }
 
 void HeadlessRun::fail(const QString& problem) {
-  std::fprintf(stderr, "mambabyte-playground: %s\n", qPrintable(problem));
+  say(problem);
   QCoreApplication::exit(1);
 }
 

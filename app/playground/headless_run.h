@@ -26,6 +26,7 @@ class HeadlessRun : public QObject {
   void finish();
   [[nodiscard]] bool isIdle() const;
   [[nodiscard]] bool isHalfTrained() const;
+  void say(const QString& problem);
   void fail(const QString& problem);
 
   ui::MainWindow& m_window;

@@ -1,4 +1,4 @@
-// A device that fails: the work goes on on the CPU, from the same text, and the window says why.
+// A device that fails: the work continues on the CPU, from the same text, and the window says why.
 #include <QSignalSpy>
 #include <QtTest>
 #include <atomic>
@@ -223,7 +223,7 @@ class DeviceLossTest : public QObject {
     DeviceLost lost{"CUDA device 0 failed: a loose plug", *p.window.models().models()};
     lost.now.deviceReason = lost.problem;
     emit p.window.link().deviceLost(lost);
-    QVERIFY(p.shows("CUDA device 0 failed: a loose plug. The work goes on on the CPU."));
+    QVERIFY(p.shows("CUDA device 0 failed: a loose plug. The work continues on the CPU."));
   }
 
   void theDeviceMenuReopensTheModelsOnWhatIsChosen() {

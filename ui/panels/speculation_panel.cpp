@@ -122,12 +122,27 @@ void SpeculationPanel::showTotals(const SpeculationTotals& totals) {
                               .arg(totals.rounds)
                               .arg(percent(totals.tokenAcceptance()))
                         : QString());
-  m_speedUp->setText(
-      m_comparison ? tr("%1× plain (%2 bytes/s)")
-                         .arg(m_comparison->ratio(), 0, 'f', 2)
-                         .arg(static_cast<double>(m_comparison->bytes) / m_comparison->plainSeconds,
-                              0, 'f', 0)
-                   : QString());
+  showComparison(totals);
+}
+
+void SpeculationPanel::showComparison(const SpeculationTotals& totals) {
+  QString text;
+  QString explanation;
+  if (m_comparison && m_comparison->ratio() > 0) {
+    const double ratio = m_comparison->ratio();
+    const double plainRate = static_cast<double>(m_comparison->bytes) / m_comparison->plainSeconds;
+    // What rounds of the same length would have to write to be as fast as plain decoding.
+    const double even = totals.bytesPerRound() / ratio;
+    text = tr("%1× plain · even at %2 B").arg(ratio, 0, 'f', 2).arg(even, 0, 'f', 1);
+    explanation =
+        tr("Plain decoding writes %1 bytes/s. A round takes as long as %2 bytes of it: speculation "
+           "is worth it where a round writes more. Here it wrote %3.")
+            .arg(plainRate, 0, 'f', 0)
+            .arg(even, 0, 'f', 1)
+            .arg(totals.bytesPerRound(), 0, 'f', 1);
+  }
+  m_speedUp->setText(text);
+  m_speedUp->setToolTip(explanation);
 }
 
 }  // namespace mb::ui

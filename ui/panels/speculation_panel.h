@@ -87,6 +87,7 @@ class SpeculationPanel : public Panel {
  private:
   QWidget* makeFigures();
   void showTotals(const SpeculationTotals& totals);
+  void showComparison(const SpeculationTotals& totals);
 
   Document& m_document;
   AcceptanceChart* m_chart;  ///< where there is room

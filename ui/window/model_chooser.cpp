@@ -134,7 +134,7 @@ void ModelChooser::followDevice(const DeviceLost& lost) {
   m_models = lost.now;
   m_deviceMenu->setDevices(lost.now.devices);
   emit deviceGivenUp(
-      tr("%1. The work goes on on the CPU.").arg(QString::fromStdString(lost.problem)));
+      tr("%1. The work continues on the CPU.").arg(QString::fromStdString(lost.problem)));
 }
 
 void ModelChooser::remember(const QString& verifier, const QString& drafter) {
