@@ -279,10 +279,11 @@ class Scan {
     float y[8], skip[8];
     loadEight(tile.outputs[Share::row()] + Share::column(), y);
     loadEight(a.skip + channel, skip);
-    Octet<Value> gated;
+    float gated[8];
 #pragma unroll
-    for (int k = 0; k < 8; ++k) gated.set(k, fmaf(skip[k], raw.input[k], y[k]) * silu(raw.gate[k]));
-    setOctet(m_gated + (a.firstRow() + first + Share::row()) * 2 * a.channels + channel, gated);
+    for (int k = 0; k < 8; ++k) gated[k] = fmaf(skip[k], raw.input[k], y[k]) * silu(raw.gate[k]);
+    setOctet(m_gated + (a.firstRow() + first + Share::row()) * 2 * a.channels + channel,
+             Octet<Value>::of(gated));
   }
 
   const ScanArguments<Value>& a;

@@ -70,14 +70,17 @@ class ScanBack {
     const std::uint32_t end = min(begin + a.segments.tiles, m_forward.tiles(Tile::kTokens));
     for (std::uint32_t tile = end; tile-- > begin;) {
       const std::uint32_t first = tile * Tile::kTokens;
+      const Start start = startAt(tile);
       prepare(first);
       __syncthreads();
-      makeStarts(tile);
+      makeStarts(start);
 #pragma unroll 1
       for (int group = kGroups; group-- > 0;) backGroup(group);
+      Gates gates;
+      gates.load(*this, first);
       __syncthreads();
       // Threads write what they have prepared, and prepare it anew: nobody else waits for it.
-      write(first);
+      write(first, gates);
       writeSelected(first);
     }
     finish();
@@ -105,29 +108,68 @@ class ScanBack {
   }
 
   using Share = RowShare<kChannels>;
+  static constexpr int kRounds = (Tile::kTokens + Share::kRows - 1) / Share::kRows;
+
+  /// Row of a tile that this thread takes in a round, of eight channels from m_first +
+  /// Share::column() on. All loads of all rounds are started before the first is waited for.
+  __device__ static int rowOf(int round) {
+    return Share::row() + round * Share::kRows;
+  }
+  __device__ bool isReal(std::uint32_t first, int round) const {
+    return rowOf(round) < Tile::kTokens && first + rowOf(round) < m_forward.tokens;
+  }
+  __device__ std::size_t rowAt(std::uint32_t first, int round) const {
+    return m_forward.firstRow() + first + rowOf(round);
+  }
+  __device__ std::uint32_t channel() const {
+    return m_first + Share::column();
+  }
+
+  /// z, and the derivative by the gated output.
+  struct Gates {
+    Octet<Value> gate[kRounds];
+    Octet<Value> dGated[kRounds];
+
+    __device__ void load(const ScanBack& scan, std::uint32_t first) {
+      const ScanArguments<Value>& forward = scan.m_forward;
+#pragma unroll
+      for (int i = 0; i < kRounds; ++i) {
+        gate[i] = {};
+        dGated[i] = {};
+        if (!scan.isReal(first, i)) continue;
+        const std::size_t at = scan.rowAt(first, i);
+        gate[i] = octetAt(forward.expanded + (2 * at + 1) * forward.channels + scan.channel());
+        dGated[i] = octetAt(scan.a.dConvolved + at * forward.channels + scan.channel());
+      }
+    }
+  };
 
   /// Δ, u' and the derivative by y. Behind the last token all are zero, and so change nothing.
   __device__ void prepare(std::uint32_t first) const {
     SelectedShare<Value, SPL> selected;
     selected.load(m_forward, first);
-    const std::uint32_t channel = m_first + Share::column();
+    Octet<Value> raw[kRounds], input[kRounds];
 #pragma unroll
-    for (int row = Share::row(); row < Tile::kTokens; row += Share::kRows) {
-      const bool real = first + row < m_forward.tokens;
-      const std::size_t at = m_forward.firstRow() + first + row;
-      Octet<Value> raw{}, input{}, gate{}, dGated{};
-      if (real) {
-        raw = octetAt(m_forward.delta + at * m_forward.channels + channel);
-        input = octetAt(m_forward.convolved + at * m_forward.channels + channel);
-        gate = octetAt(m_forward.expanded + (2 * at + 1) * m_forward.channels + channel);
-        dGated = octetAt(a.dConvolved + at * m_forward.channels + channel);
-      }
+    for (int i = 0; i < kRounds; ++i) {
+      raw[i] = {};
+      input[i] = {};
+      if (!isReal(first, i)) continue;
+      const std::size_t at = rowAt(first, i) * m_forward.channels + channel();
+      raw[i] = octetAt(m_forward.delta + at);
+      input[i] = octetAt(m_forward.convolved + at);
+    }
+    Gates gates;
+    gates.load(*this, first);
+#pragma unroll
+    for (int i = 0; i < kRounds; ++i) {
+      const int row = rowOf(i);
+      if (row >= Tile::kTokens) break;
       float delta[8], inputs[8], dy[8];
-      takeDeltas(raw, m_forward.dtBias + channel, real ? 1.0f : 0.0f, delta);
+      takeDeltas(raw[i], m_forward.dtBias + channel(), isReal(first, i) ? 1.0f : 0.0f, delta);
 #pragma unroll
       for (int k = 0; k < 8; ++k) {
-        inputs[k] = input[k];
-        dy[k] = dGated[k] * silu(gate[k]);
+        inputs[k] = input[i][k];
+        dy[k] = gates.dGated[i][k] * silu(gates.gate[i][k]);
       }
       storeEight(m_tile.delta[row] + Share::column(), delta);
       storeEight(m_tile.input[row] + Share::column(), inputs);
@@ -136,12 +178,20 @@ class ScanBack {
     selected.store(m_tile.selected);
   }
 
-  __device__ void loadStart(std::uint32_t tile, float (&state)[kOwn][SPL]) const {
+  /// The states of a thread's channels at the beginning of a tile, as they are loaded.
+  struct Start {
+    Packed<Value> quads[kOwn][SPL / 4];
+  };
+  __device__ Start startAt(std::uint32_t tile) const {
     const std::size_t tiles = m_forward.tiles(Tile::kTokens);
     const Value* from = m_forward.tileStates + (blockIdx.y * tiles + tile) * m_forward.channels *
                                                    std::size_t{Tile::kStates};
+    Start start;
 #pragma unroll
-    for (int c = 0; c < kOwn; ++c) loadState<SPL>(from + place(c), state[c]);
+    for (int c = 0; c < kOwn; ++c)
+#pragma unroll
+      for (int q = 0; q < SPL / 4; ++q) start.quads[c][q] = packedAt(from + place(c) + 4 * q);
+    return start;
   }
 
   /// A token's values of this thread's channels.
@@ -200,9 +250,13 @@ class ScanBack {
   }
 
   /// States before all groups.
-  __device__ void makeStarts(std::uint32_t tile) {
+  __device__ void makeStarts(const Start& start) {
     float state[kOwn][SPL];
-    loadStart(tile, state);
+#pragma unroll
+    for (int c = 0; c < kOwn; ++c)
+#pragma unroll
+      for (int q = 0; q < SPL / 4; ++q)
+        *reinterpret_cast<float4*>(state[c] + 4 * q) = widened(start.quads[c][q]);
 #pragma unroll 1
     for (int group = 0; group < kGroups; ++group) {
       keepStart(group, state);
@@ -285,32 +339,28 @@ class ScanBack {
     __syncwarp();
   }
 
-  __device__ void write(std::uint32_t first) const {
-    const std::uint32_t channel = m_first + Share::column();
-#pragma unroll 1
-    for (int row = Share::row(); row < Tile::kTokens; row += Share::kRows) {
-      if (first + row >= m_forward.tokens) return;
-      const std::size_t at = m_forward.firstRow() + first + row;
-      const Octet<Value> gate =
-          octetAt(m_forward.expanded + (2 * at + 1) * m_forward.channels + channel);
-      const Octet<Value> dGated = octetAt(a.dConvolved + at * m_forward.channels + channel);
-      float delta[8], input[8], y[8];
+  __device__ void write(std::uint32_t first, const Gates& gates) const {
+#pragma unroll
+    for (int i = 0; i < kRounds; ++i) {
+      if (!isReal(first, i)) return;
+      const int row = rowOf(i);
+      const std::size_t at = rowAt(first, i);
+      float delta[8], input[8], y[8], gated[8], dGate[8];
       loadEight(m_tile.delta[row] + Share::column(), delta);
       loadEight(m_tile.input[row] + Share::column(), input);
       loadEight(m_tile.dy[row] + Share::column(), y);
-      Octet<Value> dDelta, dInput, gated, dGate;
 #pragma unroll
       for (int k = 0; k < 8; ++k) {
-        const float s = sigmoid(gate[k]);
-        dDelta.set(k, delta[k]);
-        dInput.set(k, input[k]);
-        gated.set(k, y[k] * gate[k] * s);
-        dGate.set(k, dGated[k] * y[k] * siluSlope(gate[k], s));
+        const float gate = gates.gate[i][k];
+        const float s = sigmoid(gate);
+        gated[k] = y[k] * gate * s;
+        dGate[k] = gates.dGated[i][k] * y[k] * siluSlope(gate, s);
       }
-      setOctet(m_forward.delta + at * m_forward.channels + channel, dDelta);
-      setOctet(a.dConvolved + at * m_forward.channels + channel, dInput);
-      setOctet(a.gated + 2 * at * m_forward.channels + channel, gated);
-      setOctet(a.gated + (2 * at + 1) * m_forward.channels + channel, dGate);
+      using Out = Octet<Value>;
+      setOctet(m_forward.delta + at * m_forward.channels + channel(), Out::of(delta));
+      setOctet(a.dConvolved + at * m_forward.channels + channel(), Out::of(input));
+      setOctet(a.gated + 2 * at * m_forward.channels + channel(), Out::of(gated));
+      setOctet(a.gated + (2 * at + 1) * m_forward.channels + channel(), Out::of(dGate));
     }
   }
 

@@ -14,8 +14,35 @@ template <class Value>
 struct alignas(16) Octet {
   Value values[8];
 
-  __device__ float operator[](int i) const { return static_cast<float>(values[i]); }
-  __device__ void set(int i, float value) { values[i] = static_cast<Value>(value); }
+  __device__ static Octet of(const float (&from)[8]) {
+    Octet octet;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) octet.values[i] = from[i];
+    return octet;
+  }
+  __device__ float operator[](int i) const {
+    return values[i];
+  }
+};
+
+/// In words as they are loaded: of single values the compiler takes words apart as soon as a load
+/// is started, and so waits for it there.
+template <>
+struct alignas(16) Octet<bf16> {
+  std::uint32_t words[4];
+
+  __device__ static Octet of(const float (&from)[8]) {
+    Octet octet;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const __nv_bfloat162 pair = __floats2bfloat162_rn(from[2 * i], from[2 * i + 1]);
+      memcpy(&octet.words[i], &pair, sizeof pair);
+    }
+    return octet;
+  }
+  __device__ float operator[](int i) const {
+    return __uint_as_float(i % 2 == 0 ? words[i / 2] << 16 : words[i / 2] & 0xffff0000u);
+  }
 };
 
 /// As float32 to or from shared memory, aligned to 16 bytes.
