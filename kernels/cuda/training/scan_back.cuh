@@ -76,11 +76,12 @@ class ScanBack {
       makeStarts(start);
 #pragma unroll 1
       for (int group = kGroups; group-- > 0;) backGroup(group);
+      const TileRows rows(*this, first);
       Gates gates;
-      gates.load(*this, first);
+      gates.load(a, rows);
       __syncthreads();
       // Threads write what they have prepared, and prepare it anew: nobody else waits for it.
-      write(first, gates);
+      write(rows, gates);
       writeSelected(first);
     }
     finish();
@@ -110,42 +111,66 @@ class ScanBack {
   using Share = RowShare<kChannels>;
   static constexpr int kRounds = (Tile::kTokens + Share::kRows - 1) / Share::kRows;
 
-  /// Row of a tile that this thread takes in a round, of eight channels from m_first +
-  /// Share::column() on. All loads of all rounds are started before the first is waited for.
-  __device__ static int rowOf(int round) {
-    return Share::row() + round * Share::kRows;
-  }
-  __device__ bool isReal(std::uint32_t first, int round) const {
-    return rowOf(round) < Tile::kTokens && first + rowOf(round) < m_forward.tokens;
-  }
-  __device__ std::size_t rowAt(std::uint32_t first, int round) const {
-    return m_forward.firstRow() + first + rowOf(round);
-  }
-  __device__ std::uint32_t channel() const {
-    return m_first + Share::column();
-  }
+  /// The rows of a tile that a thread takes, one a round, of eight channels. All loads of all
+  /// rounds are started before the first is waited for.
+  class TileRows {
+   public:
+    /// Found anew each time: the groups have no registers to keep it in.
+    __device__ TileRows(const ScanBack& scan, std::uint32_t first)
+        : m_forward(scan.m_forward), m_first(first) {
+      int thread = static_cast<int>(threadIdx.x);
+      asm volatile("" : "+r"(thread));
+      m_row = thread / Share::kThreads;
+      m_column = thread % Share::kThreads * 8;
+      m_channel = scan.m_first + static_cast<std::uint32_t>(m_column);
+    }
+    __device__ int row(int round) const { return m_row + round * Share::kRows; }
+    __device__ int column() const { return m_column; }
+    __device__ std::uint32_t channel() const { return m_channel; }
+    __device__ bool isReal(int round) const {
+      return row(round) < Tile::kTokens && m_first + row(round) < m_forward.tokens;
+    }
+    /// Of values [rows][e].
+    __device__ std::size_t at(int round) const {
+      return rowAt(round) * m_forward.channels + m_channel;
+    }
+    /// In the second half of rows of [2e].
+    __device__ std::size_t atSecond(int round) const {
+      return (2 * rowAt(round) + 1) * m_forward.channels + m_channel;
+    }
+
+   private:
+    __device__ std::size_t rowAt(int round) const {
+      return m_forward.firstRow() + m_first + row(round);
+    }
+
+    const ScanArguments<Value>& m_forward;
+    std::uint32_t m_first;  ///< token of the tile
+    int m_row;
+    int m_column;
+    std::uint32_t m_channel;
+  };
 
   /// z, and the derivative by the gated output.
   struct Gates {
     Octet<Value> gate[kRounds];
     Octet<Value> dGated[kRounds];
 
-    __device__ void load(const ScanBack& scan, std::uint32_t first) {
-      const ScanArguments<Value>& forward = scan.m_forward;
+    __device__ void load(const ScanBackArguments<Value>& a, const TileRows& rows) {
 #pragma unroll
       for (int i = 0; i < kRounds; ++i) {
         gate[i] = {};
         dGated[i] = {};
-        if (!scan.isReal(first, i)) continue;
-        const std::size_t at = scan.rowAt(first, i);
-        gate[i] = octetAt(forward.expanded + (2 * at + 1) * forward.channels + scan.channel());
-        dGated[i] = octetAt(scan.a.dConvolved + at * forward.channels + scan.channel());
+        if (!rows.isReal(i)) continue;
+        gate[i] = octetAt(a.forward.expanded + rows.atSecond(i));
+        dGated[i] = octetAt(a.dConvolved + rows.at(i));
       }
     }
   };
 
   /// Δ, u' and the derivative by y. Behind the last token all are zero, and so change nothing.
   __device__ void prepare(std::uint32_t first) const {
+    const TileRows rows(*this, first);
     SelectedShare<Value, SPL> selected;
     selected.load(m_forward, first);
     Octet<Value> raw[kRounds], input[kRounds];
@@ -153,27 +178,26 @@ class ScanBack {
     for (int i = 0; i < kRounds; ++i) {
       raw[i] = {};
       input[i] = {};
-      if (!isReal(first, i)) continue;
-      const std::size_t at = rowAt(first, i) * m_forward.channels + channel();
-      raw[i] = octetAt(m_forward.delta + at);
-      input[i] = octetAt(m_forward.convolved + at);
+      if (!rows.isReal(i)) continue;
+      raw[i] = octetAt(m_forward.delta + rows.at(i));
+      input[i] = octetAt(m_forward.convolved + rows.at(i));
     }
     Gates gates;
-    gates.load(*this, first);
+    gates.load(a, rows);
 #pragma unroll
     for (int i = 0; i < kRounds; ++i) {
-      const int row = rowOf(i);
+      const int row = rows.row(i);
       if (row >= Tile::kTokens) break;
       float delta[8], inputs[8], dy[8];
-      takeDeltas(raw[i], m_forward.dtBias + channel(), isReal(first, i) ? 1.0f : 0.0f, delta);
+      takeDeltas(raw[i], m_forward.dtBias + rows.channel(), rows.isReal(i) ? 1.0f : 0.0f, delta);
 #pragma unroll
       for (int k = 0; k < 8; ++k) {
         inputs[k] = input[i][k];
         dy[k] = gates.dGated[i][k] * silu(gates.gate[i][k]);
       }
-      storeEight(m_tile.delta[row] + Share::column(), delta);
-      storeEight(m_tile.input[row] + Share::column(), inputs);
-      storeEight(m_tile.dy[row] + Share::column(), dy);
+      storeEight(m_tile.delta[row] + rows.column(), delta);
+      storeEight(m_tile.input[row] + rows.column(), inputs);
+      storeEight(m_tile.dy[row] + rows.column(), dy);
     }
     selected.store(m_tile.selected);
   }
@@ -339,16 +363,15 @@ class ScanBack {
     __syncwarp();
   }
 
-  __device__ void write(std::uint32_t first, const Gates& gates) const {
+  __device__ void write(const TileRows& rows, const Gates& gates) const {
 #pragma unroll
     for (int i = 0; i < kRounds; ++i) {
-      if (!isReal(first, i)) return;
-      const int row = rowOf(i);
-      const std::size_t at = rowAt(first, i);
+      if (!rows.isReal(i)) return;
+      const int row = rows.row(i);
       float delta[8], input[8], y[8], gated[8], dGate[8];
-      loadEight(m_tile.delta[row] + Share::column(), delta);
-      loadEight(m_tile.input[row] + Share::column(), input);
-      loadEight(m_tile.dy[row] + Share::column(), y);
+      loadEight(m_tile.delta[row] + rows.column(), delta);
+      loadEight(m_tile.input[row] + rows.column(), input);
+      loadEight(m_tile.dy[row] + rows.column(), y);
 #pragma unroll
       for (int k = 0; k < 8; ++k) {
         const float gate = gates.gate[i][k];
@@ -357,10 +380,10 @@ class ScanBack {
         dGate[k] = gates.dGated[i][k] * y[k] * siluSlope(gate, s);
       }
       using Out = Octet<Value>;
-      setOctet(m_forward.delta + at * m_forward.channels + channel(), Out::of(delta));
-      setOctet(a.dConvolved + at * m_forward.channels + channel(), Out::of(input));
-      setOctet(a.gated + 2 * at * m_forward.channels + channel(), Out::of(gated));
-      setOctet(a.gated + (2 * at + 1) * m_forward.channels + channel(), Out::of(dGate));
+      setOctet(m_forward.delta + rows.at(i), Out::of(delta));
+      setOctet(a.dConvolved + rows.at(i), Out::of(input));
+      setOctet(a.gated + rows.atSecond(i) - m_forward.channels, Out::of(gated));
+      setOctet(a.gated + rows.atSecond(i), Out::of(dGate));
     }
   }
 
