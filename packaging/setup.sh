@@ -86,7 +86,17 @@ build() {
   cmake --build "$root/build/$preset" >&2
 }
 
-# Without tests and benchmarks.
+# gpu_architectures: the compute capabilities of this machine's GPUs, if every nvcc that will do knows
+# them all, and so do the kernels.
+gpu_architectures() {
+  nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d . | sort -u |
+    awk '!/^(75|80|86|87|89|90)$/ { exit 1 } { all = all (NR > 1 ? ";" : "") $1 } END { print all }'
+}
+
+# Without tests and benchmarks, and only for the GPUs that are here, if any are.
 build_program() {
-  build release -DMB_TESTS=OFF -DMB_BENCHMARKS=OFF -DMB_FUZZ=OFF
+  local architectures
+  architectures=$(gpu_architectures) || architectures=
+  build release -DMB_TESTS=OFF -DMB_BENCHMARKS=OFF -DMB_FUZZ=OFF \
+    ${architectures:+"-DMB_CUDA_ARCHITECTURES=$architectures"}
 }

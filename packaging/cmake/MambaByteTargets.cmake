@@ -20,6 +20,13 @@ if(MB_SANITIZE)
   endif()
 endif()
 
+# mb_precompile(target headers...): what most of its files include, read once.
+function(mb_precompile target)
+  if(MB_PRECOMPILE)
+    target_precompile_headers(${target} PRIVATE ${ARGN})
+  endif()
+endfunction()
+
 # mb_library(name sources...): a static library with the project's settings.
 function(mb_library name)
   add_library(${name} STATIC ${ARGN})
