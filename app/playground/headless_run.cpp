@@ -3,8 +3,8 @@
 #include <QCoreApplication>
 #include <QFileInfo>
 #include <QPixmap>
-#include <algorithm>
 #include <cstdio>
+#include <utility>
 
 #include "ui/panels/perplexity_panel.h"
 #include "ui/panels/speculation_panel.h"
@@ -43,14 +43,13 @@ void HeadlessRun::print(std::size_t) {
   const Bytes bytes = m_window.document().bytes(m_printed, m_window.document().size());
   if (bytes.empty()) return;
   m_printed += bytes.size();
+  m_isInLine = bytes.back() != '\n';
   std::fwrite(bytes.data(), 1, bytes.size(), stdout);
   std::fflush(stdout);
 }
 
 void HeadlessRun::say(const QString& problem) {
-  const ui::Document& document = m_window.document();
-  const Bytes last = document.bytes(m_printed - std::min<std::size_t>(m_printed, 1), m_printed);
-  if (!last.empty() && last.front() != '\n') std::fputc('\n', stderr);
+  if (std::exchange(m_isInLine, false)) std::fputc('\n', stderr);
   std::fprintf(stderr, "mambabyte-playground: %s\n", qPrintable(problem));
 }
 
@@ -104,6 +103,7 @@ void HeadlessRun::printSummary() const {
 void HeadlessRun::finish() {
   std::fputc('\n', stdout);
   std::fflush(stdout);
+  m_isInLine = false;
   printSummary();
   m_window.refreshAll();
   QCoreApplication::processEvents();

@@ -26,6 +26,7 @@ class HeadlessRun : public QObject {
   void finish();
   [[nodiscard]] bool isIdle() const;
   [[nodiscard]] bool isHalfTrained() const;
+  /// On a line of its own, whatever text has been printed.
   void say(const QString& problem);
   void fail(const QString& problem);
 
@@ -33,6 +34,7 @@ class HeadlessRun : public QObject {
   QString m_screenshot;
   QString m_train;
   std::size_t m_printed = 0;
+  bool m_isInLine = false;  ///< what was printed last does not end one
   int m_idleTicks = 0;
   bool m_ran = false;
   bool m_trains = false;

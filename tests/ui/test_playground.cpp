@@ -68,6 +68,16 @@ class PlaygroundTest : public QObject {
     QVERIFY(ran.errors.contains("/nowhere/at/all"));
   }
 
+  void aMessageBehindTextBeginsALine() {
+    const QString tiny = QString::fromStdString(goldenFolder("tiny-byte").string());
+    const Ran ran = run({"--headless", "--model", tiny, "--no-draft", "--prompt", "abc", "--bytes",
+                         "4", "--seed", "5", "--train", "/nowhere"});
+    QCOMPARE(ran.status, 1);
+    QCOMPARE(ran.output.size(), 3 + 4);
+    QVERIFY(!ran.output.endsWith('\n'));
+    QVERIFY2(ran.errors.contains("\nmambabyte-playground: /nowhere"), ran.errors.constData());
+  }
+
   void badArgumentsAreRefused_data() {
     QTest::addColumn<QStringList>("arguments");
     QTest::addColumn<QByteArray>("expected");
