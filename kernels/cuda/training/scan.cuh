@@ -50,8 +50,10 @@ struct RowShare {
   static constexpr int kThreads = CHANNELS / 8;          ///< of a row
   static constexpr int kRows = kScanThreads / kThreads;  ///< at a time
 
-  __device__ static int row() { return static_cast<int>(threadIdx.x) / kThreads; }
-  __device__ static int column() { return static_cast<int>(threadIdx.x) % kThreads * 8; }
+  __device__ static int row(int thread) { return thread / kThreads; }
+  __device__ static int row() { return row(static_cast<int>(threadIdx.x)); }
+  __device__ static int column(int thread) { return thread % kThreads * 8; }
+  __device__ static int column() { return column(static_cast<int>(threadIdx.x)); }
 };
 
 /// Δ of eight channels times `real`, which is 0 behind the last token: Δ = 0 changes nothing.

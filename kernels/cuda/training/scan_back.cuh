@@ -120,8 +120,8 @@ class ScanBack {
         : m_forward(scan.m_forward), m_first(first) {
       int thread = static_cast<int>(threadIdx.x);
       asm volatile("" : "+r"(thread));
-      m_row = thread / Share::kThreads;
-      m_column = thread % Share::kThreads * 8;
+      m_row = Share::row(thread);
+      m_column = Share::column(thread);
       m_channel = scan.m_first + static_cast<std::uint32_t>(m_column);
     }
     __device__ int row(int round) const { return m_row + round * Share::kRows; }
